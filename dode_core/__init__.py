@@ -1,0 +1,73 @@
+"""D-ODE samplers: solvers with lambdas distilled from the model's own fine trajectory.
+
+    import dode_core as dode
+    table = dode.distill(model, noise * sigmas[0], sigmas, solver="ddim")
+    image = dode.sample(model, x, sigmas, table=table)
+
+Everything is loaded on first use, so importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .distill import distill
+    from .errors import CalibrationError, DodeError, SigmasError, TableError
+    from .files import load_tables, save_tables
+    from .resolve import Resolution, resolve
+    from .sampler import run_resolved, sample
+    from .solvers import SOLVERS, Solver, Stage
+    from .table import Errors, LambdaTable
+    from .teacher import Teacher
+    from .version import __version__
+
+_HOME = {
+    "distill": "distill",
+    "CalibrationError": "errors",
+    "DodeError": "errors",
+    "SigmasError": "errors",
+    "TableError": "errors",
+    "load_tables": "files",
+    "save_tables": "files",
+    "Resolution": "resolve",
+    "resolve": "resolve",
+    "run_resolved": "sampler",
+    "sample": "sampler",
+    "SOLVERS": "solvers",
+    "Solver": "solvers",
+    "Stage": "solvers",
+    "Errors": "table",
+    "LambdaTable": "table",
+    "Teacher": "teacher",
+    "__version__": "version",
+}
+__all__ = [
+    "SOLVERS",
+    "CalibrationError",
+    "DodeError",
+    "Errors",
+    "LambdaTable",
+    "Resolution",
+    "SigmasError",
+    "Solver",
+    "Stage",
+    "TableError",
+    "Teacher",
+    "__version__",
+    "distill",
+    "load_tables",
+    "resolve",
+    "run_resolved",
+    "sample",
+    "save_tables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,19 @@
+"""The errors a user can meet. Each message is one sentence: what disagrees and what to do."""
+
+from __future__ import annotations
+
+
+class DodeError(ValueError):
+    """Base of every error raised on purpose by this package."""
+
+
+class SigmasError(DodeError):
+    """A sigma grid that no solver can run on."""
+
+
+class TableError(DodeError):
+    """A table file that cannot be read or written, or a table that does not fit."""
+
+
+class CalibrationError(DodeError):
+    """A calibration that cannot be run, or whose numbers are not finite."""

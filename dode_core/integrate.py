@@ -1,0 +1,150 @@
+"""The one loop. Teacher, plain solver, calibration and distilled solver all run through it.
+
+They differ only in where the lambdas come from: nowhere, a table, or a fit at that stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .noise import alpha
+from .solvers import Row, Stage
+
+Denoiser = Callable[..., Tensor]
+
+
+@dataclass
+class State:
+    """One micro-batch on its way: the state, where its step started, its outputs, newest first.
+
+    The state is float32 or better. It stays on its own device (calibration parks states on the
+    CPU); the model is called on ``device`` in ``dtype``, the ones x came with.
+    """
+
+    x: Tensor
+    device: torch.device
+    dtype: torch.dtype
+    extra_args: Mapping[str, Any]
+    start: Tensor
+    denoised: Tensor
+    outputs: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls, x: Tensor, extra_args: Mapping[str, Any] | None = None, park: bool = False
+    ) -> State:
+        state = x.to("cpu" if park else x.device, torch.promote_types(x.dtype, torch.float32))
+        return cls(state, x.device, x.dtype, extra_args or {}, state, state)
+
+    def copy(self) -> State:
+        """A state that can be advanced on its own; tensors are shared, never changed in place."""
+        return replace(self, outputs=list(self.outputs))
+
+
+def plain(stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages without correction: no history is kept for directions nobody follows."""
+    return [replace(stage, c=(), gain=False) for stage in stages]
+
+
+Choose = Callable[[int, Stage, Sequence[State]], Sequence[float]]
+
+
+def no_lambdas(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+    """The plain solver's choice."""
+    return ()
+
+
+def integrate(
+    model: Denoiser,
+    states: Sequence[State],
+    stages: Sequence[Stage],
+    choose: Choose = no_lambdas,
+    *,
+    parametrization: str = "ve",
+    first: int = 0,
+) -> Iterator[tuple[int, Stage]]:
+    """Advance ``states`` through ``stages`` from number ``first``, yielding after each stage.
+
+    At every stage the model is evaluated for all states, then ``choose(k, stage, states)`` gives
+    the stage's lambdas (it may look at ``state.x``, ``.denoised`` and ``.outputs``), then all
+    states take the same affine update.
+    """
+    keep = _history_to_keep(stages)
+    for k in range(first, len(stages)):
+        stage = stages[k]
+        for state in states:
+            if k == 0 and stage.output == "eps" and keep[0] > 1:
+                state.outputs = [noise_guess(state.x, stage.sigma, parametrization)]
+            _evaluate(model, state, stage)
+            del state.outputs[keep[k] :]
+        lambdas = choose(k, stage, states)
+        for state in states:
+            state.x = update(state, stage, lambdas)
+        yield k, stage
+
+
+def noise_guess(x: Tensor, sigma: float, parametrization: str) -> Tensor:
+    """x / sqrt(alpha^2 + sigma^2): at sigma_max the state is almost pure noise (eps_{-1})."""
+    return x / math.hypot(alpha(sigma, parametrization), sigma)
+
+
+def update(state: State, stage: Stage, lambdas: Sequence[float] = ()) -> Tensor:
+    """start * x_start + here * x + sum_j (b_j + sum_i lambda_i c_ij) m_j, in one pass a term."""
+    terms = [(stage.here, state.x), (stage.start, state.start)]
+    terms += list(zip(weights(stage, lambdas), state.outputs, strict=False))
+    return combine([(w, tensor) for w, tensor in terms if w != 0] or terms[:1])
+
+
+def weights(stage: Stage, lambdas: Sequence[float]) -> list[float]:
+    """The row of output weights b + sum_i lambda_i c_i."""
+    row = list(stage.b) + [0.0] * (stage.history - len(stage.b))
+    for value, direction in zip(lambdas, stage.c, strict=False):
+        for j, c in enumerate(direction):
+            row[j] += value * c
+    return row
+
+
+def direction(state: State, row: Row) -> Tensor:
+    """sum_j c_j m_j."""
+    return combine(list(zip(row, state.outputs, strict=False)))
+
+
+def combine(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """sum of weight * tensor without temporaries; a new tensor."""
+    (w0, first), *rest = terms
+    if w0 == 1 and rest:
+        (w1, second), *rest = rest
+        out = torch.add(first, second, alpha=w1)
+    else:
+        out = first * w0
+    for w, tensor in rest:
+        out.add_(tensor, alpha=w)
+    return out
+
+
+def _evaluate(model: Denoiser, state: State, stage: Stage) -> None:
+    """Call the model once and push its output."""
+    if stage.starts_step:
+        state.start = state.x
+    x = state.x.to(state.device, state.dtype)
+    denoised = model(x, x.new_full((x.shape[0],), stage.sigma), **state.extra_args)
+    state.denoised = denoised.to(state.x)
+    if stage.output == "eps":
+        state.outputs.insert(0, torch.sub(state.x, state.denoised).div_(stage.sigma))
+    else:
+        state.outputs.insert(0, state.denoised)
+
+
+def _history_to_keep(stages: Sequence[Stage]) -> list[int]:
+    """How many outputs must survive each stage for it and all later ones."""
+    keep, later = [], 0
+    for stage in reversed(stages):
+        later = max(stage.history, later - 1)
+        keep.append(later)
+    return keep[::-1]

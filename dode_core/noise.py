@@ -1,0 +1,93 @@
+"""Noise levels: the parametrisations and time maps that turn a sigma into what solvers need.
+
+``ve``    x = x0 + sigma * eps, EPS and V_PREDICTION models and EDM (k-diffusion coordinates);
+``flow``  x = (1 - sigma) * x0 + sigma * eps, rectified flow; sigma in [0, 1].
+
+In both, DDIM is x + (t - s) * d with d = (x - denoised) / s: eps for ``ve``, the velocity for
+``flow``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import SigmasError
+
+PARAMETRIZATIONS = ("ve", "flow")
+MAX_SIGMAS = 4096
+MAX_SIGMA = 1e6
+FLOW_SIGMA_LIMIT = 1 - 1e-4  # log-SNR is minus infinity at sigma = 1
+
+
+def alpha(sigma: float, parametrization: str) -> float:
+    """The factor of x0 in x: 1 for ``ve``, 1 - sigma for ``flow``."""
+    return 1.0 if parametrization == "ve" else 1.0 - sigma
+
+
+def log_snr(sigma: float, parametrization: str) -> float:
+    """log(alpha / sigma), half the log of the signal-to-noise ratio; guarded at flow's sigma 1."""
+    if parametrization == "flow":
+        sigma = min(sigma, FLOW_SIGMA_LIMIT)
+    return math.log(alpha(sigma, parametrization) / sigma)
+
+
+def vp_time(sigma: float) -> float:
+    """Time of the variance-preserving SDE with linear beta, t in [0.001, 1] for sigma 0.002 to 80.
+
+    Song et al. 2021, arXiv 2011.13456; constants as in Karras et al. 2022, arXiv 2206.00364,
+    table 1 (the same map that ComfyUI's ``deis`` uses).
+    """
+    epsilon, low, high = 1e-3, math.log1p(0.002**2), math.log1p(80.0**2)
+    beta_d = 2 * (low / epsilon - high) / (epsilon - 1)
+    beta_min = high - 0.5 * beta_d
+    return (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d
+
+
+TIME_MAPS: Mapping[str, Callable[[float], float]] = {
+    "vp": vp_time,
+    "sigma": lambda sigma: sigma,
+    "log_sigma": math.log,
+}
+DEFAULT_TIME = {"ve": "vp", "flow": "sigma"}
+
+
+def check_sigmas(sigmas: Any) -> tuple[float, ...]:
+    """The grid as Python floats, checked: 1-D, finite, positive except for a last 0.
+
+    A tensor is read with one transfer. Ascending grids (unsampling) are allowed. Raises
+    :class:`SigmasError`.
+    """
+    values = sigmas.tolist() if hasattr(sigmas, "tolist") else list(sigmas)
+    if not isinstance(values, list) or any(isinstance(value, list) for value in values):
+        raise SigmasError("sigmas must be a list of numbers (1-D); flatten it first.")
+    if not 1 <= len(values) <= MAX_SIGMAS:
+        raise SigmasError(f"{len(values)} sigmas given; use 1 to {MAX_SIGMAS}.")
+    grid = tuple(float(value) for value in values)
+    for i, sigma in enumerate(grid):
+        if not 0 <= sigma <= MAX_SIGMA:  # false for NaN as well
+            raise SigmasError(f"sigma {sigma} at position {i} is not between 0 and {MAX_SIGMA:g}.")
+        if sigma == 0 and i < len(grid) - 1:
+            raise SigmasError(
+                f"sigma 0 at position {i} of {len(grid)}: only the last sigma may be 0; "
+                "start an ascending grid slightly above 0."
+            )
+    return grid
+
+
+def infer_parametrization(model: object, sigmas: Sequence[float]) -> str:
+    """Which parametrisation a denoiser uses when nobody says.
+
+    In order: the model's own ``parametrization`` attribute; k-diffusion wrappers' list of
+    ``sigmas`` (flow when its largest is at most 1.0001); a run that starts from noise at sigma 1
+    can only be flow; else ``ve``.
+    """
+    named = getattr(model, "parametrization", None)
+    if named in PARAMETRIZATIONS:
+        return str(named)
+    for owner in (model, getattr(model, "inner_model", None)):
+        known = getattr(owner, "sigmas", None)
+        if known is not None and len(known):
+            return "flow" if float(max(known)) <= 1.0001 else "ve"
+    return "flow" if abs(sigmas[0] - 1) < 1e-3 else "ve"

@@ -1,0 +1,113 @@
+"""The k-diffusion signature around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .integrate import Denoiser, State, integrate, plain
+from .noise import check_sigmas, infer_parametrization
+from .resolve import Resolution, resolve
+from .solvers import Stage, get_solver
+
+if TYPE_CHECKING:
+    from .table import LambdaTable
+
+Callback = Callable[[dict[str, Any]], None]
+
+
+@torch.no_grad()
+def sample(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    table: LambdaTable | None = None,
+    solver: str | None = None,
+    parametrization: str | None = None,
+) -> Tensor:
+    """Integrate x from sigmas[0] to sigmas[-1]: k-diffusion's signature, plus a table.
+
+    model: ``model(x, sigma, **extra_args) -> denoised``, sigma of shape (B,). x: (B, ...), noise
+    already scaled. ``table=None`` is the plain ``solver`` (``ddim`` when not named). A table made
+    for other sigmas is sliced or interpolated (:mod:`dode_core.resolve`). Returns x at sigmas[-1],
+    in x's dtype. Raises :class:`SigmasError` for a grid that cannot be run, and
+    :class:`DodeError` for an unknown solver or one that is not the table's.
+    """
+    grid = check_sigmas(sigmas)
+    parametrization = parametrization or (
+        table.parametrization if table else infer_parametrization(model, grid)
+    )
+    if table is None:
+        stages = get_solver(solver or "ddim").stages(grid, parametrization)
+        return run(model, x, stages, extra_args, callback, disable, parametrization)
+    resolution = resolve([table], grid, solver=solver, parametrization=parametrization)
+    return run_resolved(model, x, resolution, extra_args, callback, disable)
+
+
+def run_resolved(
+    model: Denoiser,
+    x: Tensor,
+    resolution: Resolution,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """Sample with what :func:`dode_core.resolve.resolve` chose."""
+    return run(
+        model,
+        x,
+        resolution.stages,
+        extra_args,
+        callback,
+        disable,
+        resolution.parametrization,
+        resolution.lambdas,
+    )
+
+
+@torch.no_grad()
+def run(
+    model: Denoiser,
+    x: Tensor,
+    stages: Sequence[Stage],
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    parametrization: str = "ve",
+    lambdas: Sequence[Sequence[float]] = (),
+) -> Tensor:
+    """Run stages with one row of lambdas each; no lambdas is the plain solver.
+
+    The callback gets {"x", "i", "sigma", "sigma_hat", "denoised"} once per step, at the step's
+    first model evaluation, x being the state that was evaluated.
+    """
+    from tqdm.auto import tqdm
+
+    if not stages:
+        return x
+    if not any(any(row) for row in lambdas):
+        stages, lambdas = plain(stages), [()] * len(stages)
+    reported = -1
+
+    def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+        nonlocal reported
+        if callback is not None and stage.step > reported:
+            reported = stage.step
+            x, denoised = states[0].x, states[0].denoised
+            sigma = torch.tensor(stage.sigma, dtype=torch.float32)
+            report = {"x": x, "i": stage.step, "sigma": sigma, "sigma_hat": sigma}
+            callback({**report, "denoised": denoised})
+        return lambdas[k]
+
+    state = State.begin(x, extra_args)
+    loop = integrate(model, [state], stages, choose, parametrization=parametrization)
+    for _ in tqdm(loop, total=len(stages), disable=disable):
+        pass
+    return state.x.to(x.dtype)

@@ -1,0 +1,167 @@
+"""LambdaTable: what a calibration leaves behind, and what a preset file holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import files
+from .errors import TableError
+from .noise import PARAMETRIZATIONS, check_sigmas
+from .solvers import MAX_COLUMNS, Stage, get_solver
+
+MAX_LAMBDA = 1e4
+SAME_SIGMA = 1e-4  # relative; hosts compute the same schedule in float32 in different orders
+
+
+@dataclass(frozen=True)
+class Errors:
+    """RMS error of the final state against the teacher's, in latent units, over all elements."""
+
+    plain_fit: float
+    distilled_fit: float
+    plain_holdout: float | None = None
+    distilled_holdout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise TableError(f"Error {name} is {value}; it must be a number from 0 up.")
+
+    @property
+    def ratio(self) -> float | None:
+        """Distilled over plain on held-out samples; below 1 is an improvement."""
+        if self.plain_holdout is None or self.distilled_holdout is None:
+            return None
+        if self.plain_holdout == 0:
+            return 1.0
+        return self.distilled_holdout / self.plain_holdout
+
+
+@dataclass(frozen=True)
+class LambdaTable:
+    """The lambdas of one solver on one sigma grid, with what is needed to trust and reuse them.
+
+    sigmas: (steps + 1,) float64, the full grid. lambdas: (stages, columns) float64, dimensionless,
+    one row per model evaluation; with ``gain`` the last column multiplies the newest output.
+    ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
+    ``evaluations`` counts model evaluations per calibration sample, teacher included.
+    Raises :class:`TableError` when a field is missing, absurd, or disagrees with another.
+    """
+
+    solver: str
+    sigmas: Tensor
+    lambdas: Tensor
+    parametrization: str = "ve"
+    gain: bool = False
+    errors: Errors | None = None
+    zeroed: tuple[int, ...] = ()
+    teacher: str = ""
+    samples_fit: int = 0
+    samples_holdout: int = 0
+    evaluations: float = 0.0
+    cfg: float | None = None
+    latent_shape: tuple[int, ...] = ()
+    seed: int | None = None
+    model_name: str = ""
+    model_fingerprint: str = ""
+    program: str = ""
+    stages: list[Stage] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "sigmas", torch.as_tensor(self.sigmas, dtype=torch.float64).cpu())
+        set_field(self, "lambdas", torch.as_tensor(self.lambdas, dtype=torch.float64).cpu())
+        if self.parametrization not in PARAMETRIZATIONS:
+            raise TableError(
+                f"Parametrisation {self.parametrization!r} is unknown; use one of "
+                f"{PARAMETRIZATIONS}."
+            )
+        grid = check_sigmas(self.sigmas)
+        width = self.lambdas.shape[1] if self.lambdas.ndim == 2 else 0
+        if not 1 <= width - self.gain <= MAX_COLUMNS:
+            raise TableError(
+                f"The lambdas have shape {tuple(self.lambdas.shape)}; expected (stages, columns) "
+                f"with 1 to {MAX_COLUMNS} columns."
+            )
+        stages = get_solver(self.solver).stages(
+            grid, self.parametrization, columns=width - self.gain, gain=self.gain
+        )
+        if len(stages) != len(self.lambdas):
+            raise TableError(
+                f"The table has {len(self.lambdas)} rows of lambdas, but {self.solver} makes "
+                f"{len(stages)} model evaluations on its {len(grid)} sigmas; it was made for "
+                "another grid."
+            )
+        largest = float(self.lambdas.abs().max()) if self.lambdas.numel() else 0.0
+        if not largest <= MAX_LAMBDA:  # false for NaN as well
+            raise TableError(f"A lambda is {largest:g}; they must be finite, at most {MAX_LAMBDA}.")
+        if self.cfg is not None and not math.isfinite(self.cfg):
+            raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
+        set_field(self, "stages", stages)
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def columns(self) -> int:
+        """Difference columns, the gain not counted."""
+        return self.lambdas.shape[1] - self.gain
+
+    @property
+    def helps(self) -> bool:
+        """False when held-out samples say that the plain solver is as good."""
+        ratio = self.errors.ratio if self.errors else None
+        return bool((self.lambdas != 0).any()) and (ratio is None or ratio < 1)
+
+    def key(self) -> tuple[Any, ...]:
+        """Tables with equal keys replace each other in a file."""
+        grid = tuple(float(f"{sigma:.5g}") for sigma in self.sigmas.tolist())
+        cfg = None if self.cfg is None else round(self.cfg, 4)
+        return self.solver, self.parametrization, grid, self.columns, self.gain, cfg
+
+    def describe(self) -> str:
+        """One line for menus and logs."""
+        text = f"{get_solver(self.solver).label}, {self.steps} steps"
+        if self.columns > 1 or self.gain:
+            text += f", {self.columns} columns" + (" + gain" if self.gain else "")
+        if self.cfg is not None:
+            text += f", cfg {self.cfg:g}"
+        if self.errors and self.errors.ratio is not None:
+            text += f", error {self.errors.ratio:.2f} of plain on held-out samples"
+        if not self.helps:
+            text += " (no improvement found: plain solver)"
+        return text
+
+    def save(self, path: str | Path) -> None:
+        """Add this table to a ``.dode.json`` file, or replace the one with the same key.
+
+        Other tables in the file are kept; the file is replaced atomically. Raises
+        :class:`TableError` when the existing file is not a valid table file (it stays untouched).
+        """
+        files.save_tables(path, [self])
+
+    @staticmethod
+    def load(path: str | Path) -> LambdaTable:
+        """The table in a file, the last one written where the file holds several.
+
+        ``dode_core.load_tables(path)`` gives all of them. Raises :class:`TableError`.
+        """
+        tables = files.load_tables(path)
+        if not tables:
+            raise TableError(f"{Path(path).name} holds no table; distil one first.")
+        return tables[-1]
+
+
+def same_sigmas(a: Sequence[float], b: Sequence[float], tolerance: float = SAME_SIGMA) -> bool:
+    """Whether two grids agree to float32 rounding of a schedule."""
+    return len(a) == len(b) and all(
+        abs(p - q) <= tolerance * max(abs(p), abs(q)) for p, q in zip(a, b, strict=True)
+    )

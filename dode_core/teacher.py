@@ -1,0 +1,78 @@
+"""The teacher: the same noise, many more steps, stopping at the student's own noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CalibrationError
+from .integrate import Denoiser, State, integrate, plain
+from .solvers import Stage, get_solver
+
+RHO = {"ve": 7.0, "flow": 1.0}  # spacing inside one student interval: equal steps in sigma^(1/rho)
+MAX_SUBSTEPS = 1000
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A solver run on a refinement of the student's grid, ``substeps`` steps per interval.
+
+    The default is the cheapest whose states serve as well as converged ones on the demo model
+    (``benchmarks/calibration.py``). ``Teacher("ddim", 10)`` is the paper's choice, aligned.
+    """
+
+    solver: str = "dpmpp_2m"
+    substeps: int = 5
+
+    def __post_init__(self) -> None:
+        get_solver(self.solver)
+        if not 1 <= self.substeps <= MAX_SUBSTEPS:
+            raise CalibrationError(
+                f"Teacher sub-steps is {self.substeps}; use 1 to {MAX_SUBSTEPS}."
+            )
+
+    def refine(self, sigmas: Sequence[float], parametrization: str = "ve") -> list[float]:
+        """The student's grid with ``substeps`` steps in every interval; its nodes are kept."""
+        rho, grid = RHO[parametrization], [float(sigmas[0])]
+        for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+            low, high = s ** (1 / rho), t ** (1 / rho)
+            inner = range(1, self.substeps)
+            grid += [(low + i / self.substeps * (high - low)) ** rho for i in inner]
+            grid.append(float(t))
+        return grid
+
+    def stages(self, sigmas: Sequence[float], parametrization: str = "ve") -> list[Stage]:
+        """The stages of the whole fine run."""
+        return plain(
+            get_solver(self.solver).stages(self.refine(sigmas, parametrization), parametrization)
+        )
+
+    def states(
+        self,
+        model: Denoiser,
+        x: Tensor,
+        sigmas: Sequence[float],
+        *,
+        extra_args: Mapping[str, Any] | None = None,
+        parametrization: str = "ve",
+        park: bool = False,
+    ) -> Tensor:
+        """The states at sigmas[1:], shape (len(sigmas) - 1, B, ...), on the CPU with ``park``."""
+        stages = self.stages(sigmas, parametrization)
+        state = State.begin(x, extra_args, park)
+        found = []
+        for k, stage in integrate(model, [state], stages, parametrization=parametrization):
+            ends = k + 1 == len(stages) or stages[k + 1].starts_step
+            if ends and stage.sigma_next == sigmas[len(found) + 1]:
+                found.append(state.x)
+        if len(found) != len(sigmas) - 1:
+            raise CalibrationError(
+                f"A {self.solver} teacher of {self.substeps} sub-steps passes only {len(found)} of "
+                f"the student's {len(sigmas) - 1} noise levels; use sub-steps that are a multiple "
+                "of the solver's evaluations per step."
+            )
+        return torch.stack(found)
