@@ -61,6 +61,14 @@ def demo(request: pytest.FixtureRequest) -> EmojiDenoiser:
     return load_demo(request.param)
 
 
+def test_weights_and_network_belong_together() -> None:
+    """Against what the code that trained the weights gives for the same input."""
+    x, sigma = 2 * randn(3, 3, 32, 32), torch.tensor([0.3, 1.0, 5.0])
+    denoised = load_demo("emoji_edm")(x, sigma, torch.tensor([0, 7, NO_CLASS]))
+    expected = [[-0.3078, -1.7947, -1.2082], [-0.0343, 0.0930, 0.1244], [0.3616, 0.2032, -0.1434]]
+    torch.testing.assert_close(denoised[:, :, 16, 16], torch.tensor(expected), rtol=0, atol=2e-4)
+
+
 def test_almost_clean_image_is_recovered(demo: EmojiDenoiser) -> None:
     x0, labels = pictures(4), torch.tensor([0, 1, 7, NO_CLASS])
     x = alpha(demo, SIGMA_MIN) * x0 + SIGMA_MIN * randn(4, 3, 32, 32)
@@ -310,7 +318,7 @@ def test_feature_data_holds_out_whole_emoji(tmp_path: Path) -> None:
 def png(color: tuple[int, int, int, int], size: int = 64) -> bytes:
     """A square of one colour on a transparent border."""
     image = Image.new("RGBA", (size, size), (9, 9, 9, 0))
-    image.paste(color, (16, 16, 48, 48))
+    image.paste(color, (17, 17, 48, 48))  # an odd edge, to see the averaging
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -338,6 +346,7 @@ def package() -> dict[str, bytes]:
         emoji("tone", "Component", 1),
         emoji("same", "Symbols", 6),  # looks like the flag
         emoji("lost", "Objects", 3),  # has no file
+        emoji("other", "Objects", 3, has_img_google=False),  # another vendor's
         emoji("../../grin", "Objects", 4),  # must not be looked for outside
     ]
     folder = "package/img/google/64"
@@ -350,6 +359,7 @@ def package() -> dict[str, bytes]:
         f"{folder}/wave-1.png": png((0, 0, 255, 255)),
         f"{folder}/wave-2.png": png((1, 2, 3, 255)),
         f"{folder}/tone.png": png((4, 5, 6, 255)),
+        f"{folder}/other.png": png((7, 8, 9, 255)),
         "package/img/google/grin.png": png((7, 8, 9, 255)),
     }
 
@@ -381,13 +391,14 @@ def test_build_data(form: str, tmp_path: Path) -> None:
     with np.load(tmp_path / "a.npz", allow_pickle=False) as data:
         assert data["names"].tolist() == ["wave", "wave:1F3FB", "flag"]
         assert data["labels"].tolist() == [1, 1, 8]
-        assert data["base"].tolist() == [1, 1, 4]
+        assert data["base"].tolist() == [1, 1, 5]
         assert data["skin"].tolist() == [0, 1, 0]
         assert data["classes"].tolist() == list(CLASSES)
         images = data["images"]
     assert images.shape == (3, 32, 32, 3)
     assert images.dtype == np.uint8
     assert (images[:, 0, 0] == 255).all()  # transparent is white, whatever its hidden colour
+    assert images[2, 8, 8].tolist() == [255, 192, 192]  # one red pixel of four
     assert images[:, 16, 16].tolist() == [[127, 255, 127], [0, 0, 255], [255, 0, 0]]
     assert not (tmp_path / "a.tmp").exists()
 

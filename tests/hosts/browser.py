@@ -39,11 +39,16 @@ LISTEN = """() => {
         window.app.api.addEventListener(kind, end, {once: true});
 }"""
 
-# A node draws its images some frames after the run has ended.
-DRAWN = """() => window.app.graph.nodes.every(node => {
-    const images = window.app.nodeOutputs?.[node.id]?.images ?? [];
-    return !images.length || (node.imgs?.length && node.imgs.every(img => img.complete));
-})"""
+# A node draws its images some frames after the run has ended: on the graph's canvas, or, with
+# the front end's "Nodes 2.0", as elements of the page.
+DRAWN = """() => {
+    const drawn = node => {
+        const images = window.app.nodeOutputs?.[node.id]?.images ?? [];
+        return !images.length || (node.imgs?.length && node.imgs.every(img => img.complete));
+    };
+    return [...document.images].every(img => img.complete)
+        && (window.LiteGraph.vueNodesMode || window.app.graph.nodes.every(drawn));
+}"""
 
 
 class BrowserMissing(RuntimeError):

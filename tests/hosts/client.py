@@ -44,7 +44,7 @@ class Run:
         """Outputs left out because they did not validate, while others did."""
         self._news = threading.Condition()
 
-    def add(self, kind: str, data: Any) -> None:  # noqa: ANN401 - any JSON
+    def add(self, kind: str, data: Any) -> None:
         """Record an event; called by the thread that listens."""
         with self._news:
             self.events.append((kind, data))
@@ -100,7 +100,7 @@ class Run:
         return [kind for kind, _ in self.events]
 
 
-def ends_run(kind: str, data: Any) -> bool:  # noqa: ANN401 - any JSON
+def ends_run(kind: str, data: Any) -> bool:
     """Whether this is the last event of a run: by then its history entry is written."""
     return kind == "closed" or (kind == "executing" and data["node"] is None)
 
@@ -130,7 +130,7 @@ class Client:
         self._listener.join(timeout=10)
         self.http.close()
 
-    def get(self, path: str, **query: str) -> Any:  # noqa: ANN401 - any JSON
+    def get(self, path: str, **query: str) -> Any:
         """GET a JSON document."""
         answer = self.http.get(f"http://{self.address}{path}", params=query, timeout=60)
         answer.raise_for_status()
@@ -142,7 +142,7 @@ class Client:
         answer.raise_for_status()
         return answer.content
 
-    def post(self, path: str, **arguments: Any) -> requests.Response:  # noqa: ANN401 - requests'
+    def post(self, path: str, **arguments: Any) -> requests.Response:
         """POST; the arguments are those of `requests.post`."""
         return self.http.post(f"http://{self.address}{path}", timeout=60, **arguments)
 
@@ -177,7 +177,7 @@ class Client:
             for run in list(self._runs.values()):
                 run.add("closed", None)
 
-    def _deliver(self, kind: str, data: Any) -> None:  # noqa: ANN401 - any JSON
+    def _deliver(self, kind: str, data: Any) -> None:
         prompt_id = data.get("prompt_id") if isinstance(data, dict) else None
         if kind == "execution_start":
             self._current = prompt_id
@@ -203,13 +203,11 @@ def read_binary(message: bytes) -> Event:
 
 
 def validation_text(refusal: dict[str, Any]) -> str:
-    """Join the sentences of a refused prompt into one message."""
+    """Join the sentences of a refused prompt into one message, one line each."""
+    lines = [
+        f"{node['class_type']} (node {node_id}): {problem['message']}: {problem['details']}"
+        for node_id, node in refusal["node_errors"].items()
+        for problem in node["errors"]
+    ]
     error = refusal["error"]
-    if isinstance(error, str):
-        error = {"message": error, "details": ""}
-    lines = [f"{error['message']}: {error['details']}".rstrip(": \n")]
-    for node_id, node in refusal["node_errors"].items():
-        for problem in node["errors"]:
-            place = f"{node['class_type']} (node {node_id})"
-            lines.append(f"{place}: {problem['message']}: {problem['details']}")
-    return "\n".join(lines)
+    return "\n".join(lines) or f"{error['message']}: {error['details']}"

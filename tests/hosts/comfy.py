@@ -201,12 +201,14 @@ class ComfyServer:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.start_timeout
+        session = requests.Session()
+        session.trust_env = False  # the server is on this machine, whatever the proxy
         while True:
             code = self.process.poll() if self.process else None
             if code is not None:
                 raise ComfyError(f"ComfyUI ended with code {code}.\n{self.log()[-4000:]}")
             try:
-                if requests.get(f"{self.url}system_stats", timeout=5, proxies=NO_PROXY).ok:
+                if session.get(f"{self.url}system_stats", timeout=5).ok:
                     return
             except requests.RequestException:
                 pass
@@ -215,9 +217,6 @@ class ComfyServer:
                     f"ComfyUI did not answer in {self.start_timeout} s.\n{self.log()[-4000:]}"
                 )
             time.sleep(0.1)
-
-
-NO_PROXY = {"http": "", "https": ""}
 
 
 def free_port() -> int:

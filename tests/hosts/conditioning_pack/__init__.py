@@ -20,7 +20,7 @@ class TestConditioning:
     RETURN_TYPES = ("CONDITIONING",)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the inputs; `pooled` 0 leaves the pooled output away."""
         return {
             "required": {
@@ -54,7 +54,7 @@ class TestCountCalls:
     RETURN_TYPES = ("MODEL",)
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+    def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the inputs; `delay` is in seconds per call."""
         return {
             "required": {
@@ -64,7 +64,7 @@ class TestCountCalls:
             }
         }
 
-    def wrap(self, model: Any, name: str, delay: float) -> tuple[Any]:  # noqa: ANN401
+    def wrap(self, model: Any, name: str, delay: float) -> tuple[Any]:
         """Return a clone of `model` whose every call is counted."""
         import folder_paths  # type: ignore[import-not-found]
 
@@ -73,7 +73,7 @@ class TestCountCalls:
         counted = model.clone()
         inner = counted.model_options.get("model_function_wrapper")
 
-        def count(apply_model: Any, call: dict[str, Any]) -> torch.Tensor:  # noqa: ANN401
+        def count(apply_model: Any, call: dict[str, Any]) -> torch.Tensor:
             # One call holds the conditional and the unconditional half when they fit together.
             halves = len(call["cond_or_uncond"])
             calls.append({"sigma": float(call["timestep"][0]), "conds": halves})

@@ -1,0 +1,83 @@
+"""Set-up and tasks of the repository: ``python dev.py demo | test | bench | lint``.
+
+Standard library only. Makes ``.venv`` beside this file with pinned packages, then runs the task in
+it; a second run skips what is there already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+TASKS = {
+    "demo": "distil on the embedded model, write tables, plots and pictures to demo_output/",
+    "test": "lint, types and the whole test suite, the real ComfyUI included",
+    "bench": "the benchmarks behind the figures in the documentation",
+    "lint": "ruff and pyright",
+}
+
+
+def install(name: str) -> None:
+    """Make the environment and bring it to requirements/<name>.txt, if it is not there yet."""
+    requirements = ROOT / "requirements" / f"{name}.txt"
+    no_deps = ROOT / "requirements" / "no-deps.txt"
+    wanted = b"".join(path.read_bytes() for path in sorted((ROOT / "requirements").glob("*.txt")))
+    digest = hashlib.sha256(wanted + sys.version.encode()).hexdigest()
+    stamp = VENV / f"installed-{name}"
+    if stamp.exists() and stamp.read_text() == digest:
+        return
+    if not PYTHON.exists():
+        print(f"making {VENV}", flush=True)
+        venv.create(VENV, with_pip=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    print(f"installing {requirements.name} (PyTorch is large; minutes, once)", flush=True)
+    subprocess.run([*pip, "-r", str(requirements)], check=True)
+    subprocess.run([*pip, "--no-deps", "-r", str(no_deps)], check=True)
+    stamp.write_text(digest)
+
+
+def run(*command: str) -> int:
+    """Run a module of the environment in the repository; its exit status."""
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))}
+    environment = {**os.environ, **threads}
+    return subprocess.run([str(PYTHON), "-m", *command], cwd=ROOT, env=environment).returncode
+
+
+def lint() -> int:
+    """ruff's rules and format, then pyright."""
+    return (
+        run("ruff", "check", ".")
+        or run("ruff", "format", "--check", ".")
+        or run("pyright", "--pythonpath", str(PYTHON))
+    )
+
+
+def main() -> int:
+    task, *rest = sys.argv[1:] or ["help"]
+    if task not in TASKS:
+        print(__doc__)
+        for name, text in TASKS.items():
+            print(f"  {name:6} {text}")
+        return 2
+    if sys.version_info < (3, 10):  # noqa: UP036
+        print(f"Python {sys.version.split()[0]} is too old; use 3.10 or newer.")
+        return 2
+    install("demo" if task == "demo" else "test")
+    if task == "demo":
+        return run("dode_core", "demo", *rest)
+    if task == "bench":
+        return run("benchmarks", *rest)
+    if task == "lint":
+        return lint()
+    return (0 if rest else lint()) or run("pytest", *rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What all tests share: import paths, threads, and the samplers of ComfyUI and k-diffusion."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import settings
+
+TESTS = Path(__file__).resolve().parent
+for folder in (TESTS, TESTS.parent):  # `problems`, `hosts`; `dode_core`
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+torch.set_num_threads(1)  # the tensors are small, and sums do not depend on the machine's cores
+settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("tests")
+
+
+def missing(what: str, error: Exception) -> None:
+    """Skip a test whose peer is not installed; where CI runs, nothing may be skipped."""
+    if os.environ.get("CI"):
+        raise error
+    pytest.skip(f"{what} is not available: {error}")
+
+
+@pytest.fixture(scope="session")
+def comfy_sampling() -> ModuleType:
+    """ComfyUI's own samplers, imported from a real ComfyUI."""
+    from hosts.install import InstallError, comfy_root
+
+    argv = sys.argv
+    try:
+        root = str(comfy_root())
+        if root not in sys.path:
+            sys.path.append(root)  # last: ComfyUI has a `tests`, a `nodes` and a `utils` of its own
+        sys.argv = [argv[0], "--cpu"]  # ComfyUI reads it while it is imported
+        importlib.import_module("comfy.options").enable_args_parsing()
+        return importlib.import_module("comfy.k_diffusion.sampling")
+    except (InstallError, ImportError) as error:
+        missing("ComfyUI", error)
+        raise
+    finally:
+        sys.argv = argv
+
+
+@pytest.fixture(scope="session")
+def k_diffusion_sampling() -> ModuleType:
+    """k-diffusion's sampling module without its package, which imports trainers and CLIP."""
+    name = "k_diffusion"
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.submodule_search_locations is None:
+            raise ImportError("install k-diffusion (pip install --no-deps k-diffusion)")
+        stub = ModuleType(name)
+        stub.__path__ = list(spec.submodule_search_locations)
+        before = {key: sys.modules[key] for key in sys.modules if key.split(".")[0] == name}
+        sys.modules[name] = stub
+        try:
+            return importlib.import_module(f"{name}.sampling")
+        finally:
+            for key in [key for key in sys.modules if key.split(".")[0] == name]:
+                del sys.modules[key]
+            sys.modules.update(before)
+    except ImportError as error:
+        missing("k-diffusion", error)
+        raise
