@@ -9,7 +9,9 @@ Everything is loaded on first use, so importing this package costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +65,17 @@ __all__ = [
     "sample",
     "save_tables",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps submodules from hiding the functions they are named after (distill, resolve)."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

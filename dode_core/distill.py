@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import CalibrationError
-from .integrate import Denoiser, State, direction, integrate, no_lambdas, plain, update
+from .fit import Batch, Products, flat, stage_products
+from .integrate import Denoiser, State, integrate, no_lambdas, plain, update
 from .noise import check_sigmas, infer_parametrization
 from .solvers import Stage, get_solver
+from .table import MAX_LAMBDA as TABLE_LIMIT
 from .table import Errors, LambdaTable
 from .teacher import Teacher
 from .version import PROGRAM
@@ -31,29 +32,32 @@ MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
 _RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
 
 
-@dataclass
-class Batch:
-    """A micro-batch at the first sigma, the states it should reach, whether it is held out."""
-
-    state: State
-    goals: Sequence[Tensor]
-    held_out: bool
-
-
 class CountingModel:
     """The denoiser with its calls counted and reported; raising from progress stops everything."""
 
     def __init__(self, model: Denoiser, progress: Progress | None, total: int) -> None:
         self.model, self.progress, self.total = model, progress, total
         self.calls = self.evaluations = 0
+        self.newest: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         denoised = self.model(x, sigma, **extra_args)
         self.calls += 1
         self.evaluations += len(x)
+        self.newest = denoised
+        if not denoised.isfinite().all():
+            raise CalibrationError(
+                f"The model's output is not finite at sigma {float(sigma[0]):g}; check its "
+                "precision (an fp16 overflow?) or use other calibration noise."
+            )
         if self.progress is not None:
             self.progress(self.calls, max(self.total, self.calls), denoised)
         return denoised
+
+    def finish(self) -> None:
+        """Report the end: calls that were reserved and not needed count as done."""
+        if self.progress is not None and self.newest is not None:
+            self.progress(self.total, self.total, self.newest)
 
 
 @torch.no_grad()
@@ -114,17 +118,16 @@ def distill(
                 parametrization=parametrization,
                 park=park,
             )
-            goals = [aligned[_node(grid, stage) - 1] for stage in stages]
+            goals = [aligned[stage.step] for stage in stages]
         else:
             goals = list(targets[:, part])
         state = State.begin(x[part], args, park)
         held = part.start >= len(x) - held_out
-        batches.append(Batch(state, [goal.to(state.x) for goal in goals], held))
+        batches.append(listed(state, goals, held))
 
     calibration = Calibration(counted, batches, stages, parametrization)
     lambdas, errors = calibration.run()
-    if counted.progress is not None:
-        counted.progress(counted.total, counted.total, batches[0].state.x)
+    counted.finish()
     return LambdaTable(
         solver=solver,
         sigmas=torch.tensor(grid, dtype=torch.float64),
@@ -140,41 +143,6 @@ def distill(
         latent_shape=tuple(x.shape[1:]),
         program=PROGRAM,
     )
-
-
-@dataclass
-class Products:
-    """Inner products of one stage, per sample: G (n, C, C), r (n, C), |q| floors, held-out mask."""
-
-    gram: Tensor
-    rhs: Tensor
-    noise: Tensor
-    held_out: Tensor
-
-    def solve(self, ridge: float = 0.0, active: int | None = None) -> Tensor:
-        """argmin lambda' G lambda - 2 r' lambda over the fit samples, shape (C,).
-
-        ``ridge`` is relative to each direction's own size; ``active`` uses the first columns only.
-        Directions no larger than their own rounding error take 0.
-        """
-        gram, rhs = self.gram[~self.held_out].sum(0), self.rhs[~self.held_out].sum(0)
-        size = gram.diagonal()
-        use = (size > self.noise[~self.held_out].sum(0)).nonzero()[:, 0]
-        use = use if active is None else use[use < active]
-        found = torch.zeros_like(rhs)
-        if len(use) == 1:
-            found[use] = rhs[use] / (size[use] * (1 + ridge))
-        elif len(use):
-            scale = size[use].sqrt()
-            unit = gram[use][:, use] / scale[:, None] / scale
-            unit = unit + (ridge + 1e-12) * torch.eye(len(use), dtype=unit.dtype)
-            found[use] = torch.linalg.solve(unit, rhs[use] / scale) / scale
-        return found
-
-    def change(self, lambdas: Tensor) -> float:
-        """By how much lambdas change the held-out samples' squared distance to their targets."""
-        gram, rhs = self.gram[self.held_out].sum(0), self.rhs[self.held_out].sum(0)
-        return float(lambdas @ gram @ lambdas - 2 * rhs @ lambdas)
 
 
 class Calibration:
@@ -210,13 +178,15 @@ class Calibration:
         def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
             pairs = zip(states, self.batches, strict=True)
             checkpoints.append([state.copy() for state, batch in pairs if batch.held_out])
-            products = self._products(k, stage, states)
+            products = stage_products(self.batches, k, stage, states, self.width)
             if products is None:
                 row = torch.zeros(self.width, dtype=torch.float64)
             elif self.validate:
                 row = self._validated(k, products)
             else:
                 row = products.solve()
+                if not float(row.abs().max()) <= TABLE_LIMIT:  # its direction is noise
+                    row = torch.zeros_like(row)
             self.lambdas.append(row.tolist())
             return self.lambdas[-1]
 
@@ -234,35 +204,6 @@ class Calibration:
             self.zeroed.add(k)
             return torch.zeros(self.width, dtype=torch.float64)
         return best
-
-    def _products(self, k: int, stage: Stage, states: Sequence[State]) -> Products | None:
-        """Inner products of this stage's directions and residuals, sample by sample, float64."""
-        rows = [(i, row) for i, row in enumerate(stage.c) if row]
-        if not rows:
-            return None
-        parts = []
-        for state, batch in zip(states, self.batches, strict=True):
-            residual = flat(batch.goals[k] - update(state, stage))
-            q = torch.stack([flat(direction(state, row)) for _, row in rows], 1)
-            size = flat(state.outputs[0]).square().sum(1, keepdim=True)
-            reach = torch.tensor([abs(row[0]) or abs(row[-1]) for _, row in rows]).double()
-            rounding = 4 * torch.finfo(state.x.dtype).eps
-            products = (q @ q.mT, (q @ residual[:, :, None])[:, :, 0], size)
-            gram, rhs, size = (value.cpu() for value in products)
-            held_out = torch.full((len(q),), batch.held_out)
-            parts.append((gram, rhs, size * (rounding * reach) ** 2, held_out))
-        gram, rhs, noise, held_out = (torch.cat(column) for column in zip(*parts, strict=True))
-        if not (gram.isfinite().all() and rhs.isfinite().all()):
-            raise CalibrationError(
-                f"The model's output is not finite at sigma {stage.sigma:g}; check its precision "
-                "(an fp16 overflow?) or use other calibration noise."
-            )
-        index = torch.tensor([i for i, _ in rows])
-        full = torch.zeros(len(rhs), self.width, self.width, dtype=torch.float64)
-        full[:, index[:, None], index] = gram
-        wide = torch.zeros(2, len(rhs), self.width, dtype=torch.float64)
-        wide[0, :, index], wide[1, :, index] = rhs, noise
-        return Products(full, wide[0], wide[1], held_out)
 
     def _eliminate(
         self,
@@ -327,7 +268,7 @@ class Calibration:
         """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
         squares: dict[bool, list[float]] = {False: [], True: []}
         for state, batch in zip(finals, batches or self.batches, strict=True):
-            distance = flat(state.x - batch.goals[-1]).square().mean(1)
+            distance = flat(state.x - batch.final).square().mean(1)
             squares[batch.held_out] += distance.tolist()
         means = [math.fsum(v) / len(v) if v else 0.0 for v in (squares[False], squares[True])]
         if not all(map(math.isfinite, means)):
@@ -337,11 +278,10 @@ class Calibration:
         return math.sqrt(means[0]), math.sqrt(means[1])
 
 
-def flat(x: Tensor) -> Tensor:
-    """(b, ...) to (b, n) in float64; on the CPU where the device has no float64 (MPS)."""
-    if x.device.type == "mps":
-        x = x.cpu()
-    return x.reshape(len(x), -1).double()
+def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:
+    """A micro-batch whose goals are given stage by stage."""
+    own = [goal.to(state.x) for goal in goals]
+    return Batch(state, lambda k, stage: own[k], own[-1], held_out)
 
 
 def split(samples: int, held_out: int, batch_size: int) -> list[slice]:
@@ -357,11 +297,6 @@ def _rows(value: Any, part: slice, samples: int) -> Any:
     if isinstance(value, Tensor) and value.ndim and len(value) == samples:
         return value[part]
     return value
-
-
-def _node(grid: Sequence[float], stage: Stage) -> int:
-    """Where on the grid a stage lands: at the end of its step, or inside it (DPM-Solver)."""
-    return next(i for i in range(1, len(grid)) if grid[i] == stage.sigma_next)
 
 
 def _check(

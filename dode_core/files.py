@@ -72,14 +72,16 @@ def save_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
             merged[table.key()] = table
         if len(merged) > MAX_TABLES:
             raise TableError(f"{path.name} would hold {len(merged)} tables; {MAX_TABLES} is most.")
-        write_atomically(path, dump_tables(list(merged.values())))
+        raw = dump_tables(list(merged.values()))
+        parse_tables(raw, path.name)  # what cannot be read back is refused before it is written
+        write_atomically(path, raw)
 
 
 def dump_tables(tables: Sequence[LambdaTable]) -> bytes:
     """The bytes of a file with these tables: readable, one number row a line, exact floats."""
     entries = ",\n".join(_pretty(_entry(table)) for table in tables)
     head = f'{{\n"format": "{FORMAT}",\n"version": {VERSION},\n"tables": [\n'
-    raw = f"{head}{entries}\n]\n}}\n".encode()
+    raw = f"{head}{entries}\n]\n}}\n".encode("ascii")
     if len(raw) > MAX_BYTES:
         raise TableError(f"The tables take {len(raw)} bytes; a file holds at most {MAX_BYTES}.")
     return raw

@@ -17,7 +17,7 @@ from .errors import SigmasError
 
 PARAMETRIZATIONS = ("ve", "flow")
 MAX_SIGMAS = 4096
-MAX_SIGMA = 1e6
+MIN_SIGMA, MAX_SIGMA = 1e-15, 1e6
 FLOW_SIGMA_LIMIT = 1 - 1e-4  # log-SNR is minus infinity at sigma = 1
 
 
@@ -66,8 +66,11 @@ def check_sigmas(sigmas: Any) -> tuple[float, ...]:
         raise SigmasError(f"{len(values)} sigmas given; use 1 to {MAX_SIGMAS}.")
     grid = tuple(float(value) for value in values)
     for i, sigma in enumerate(grid):
-        if not 0 <= sigma <= MAX_SIGMA:  # false for NaN as well
-            raise SigmasError(f"sigma {sigma} at position {i} is not between 0 and {MAX_SIGMA:g}.")
+        if not (sigma == 0 or MIN_SIGMA <= sigma <= MAX_SIGMA):  # false for NaN as well
+            raise SigmasError(
+                f"sigma {sigma} at position {i} is neither 0 nor between {MIN_SIGMA:g} and "
+                f"{MAX_SIGMA:g}."
+            )
         if sigma == 0 and i < len(grid) - 1:
             raise SigmasError(
                 f"sigma 0 at position {i} of {len(grid)}: only the last sigma may be 0; "

@@ -20,6 +20,7 @@ from .table import SAME_SIGMA, LambdaTable, same_sigmas
 UNCALIBRATED_SOLVER = "dpmpp_2m"  # what a run without any table falls back to
 STEP_RATIO_LIMIT = 2.0  # interpolation reaches from half to twice the table's step density
 _ROW_TOLERANCE = 1e-2  # relative; rows follow from sigmas that agree to SAME_SIGMA
+UNKNOWN_CFG_DISTANCE = 1.0  # a table that does not say its cfg ranks with one that is 1 off
 KINDS = ("exact", "slice", "interpolated", "uncalibrated")
 
 
@@ -85,7 +86,9 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     own = table.sigmas.tolist()
     error = table.errors.distilled_holdout if table.errors else None
     quality = math.inf if error is None else error
-    distance = abs(table.cfg - cfg) if cfg is not None and table.cfg is not None else 0.0
+    distance = 0.0
+    if cfg is not None:
+        distance = UNKNOWN_CFG_DISTANCE if table.cfg is None else abs(table.cfg - cfg)
     if same_sigmas(own, grid):
         return 0, distance, quality
     if _offset(own, grid) is not None:

@@ -23,6 +23,7 @@ from .noise import DEFAULT_TIME, PARAMETRIZATIONS, TIME_MAPS, check_sigmas, log_
 
 Row = tuple[float, ...]
 MAX_COLUMNS = 3
+_SAME_LOG = 1e-9  # closer in log sigma than this, or turning back: no divided differences
 _TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
 
 
@@ -30,10 +31,11 @@ _TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
 class Stage:
     """One model evaluation and the affine update that follows it.
 
-    ``step`` numbers the step for callbacks and ``sigma_start`` is where that step began; the model
-    is evaluated at ``sigma`` and the state lands at ``sigma_next``. ``role`` tells stages apart
-    that do different jobs (predictor, corrector). ``adams_bashforth`` is the lambda that turns a
-    first-order base into variable-step Adams-Bashforth 2, None where the base is not first order.
+    ``step`` numbers the interval of the grid, for callbacks: the state lands at ``sigma_next``,
+    node step + 1. ``sigma_start`` is where the step began; the model is evaluated at ``sigma``.
+    ``role`` tells stages apart that do different jobs (predictor, corrector).
+    ``adams_bashforth`` is the lambda that turns a first-order base into variable-step
+    Adams-Bashforth 2, None where the base is not first order.
     """
 
     step: int
@@ -332,7 +334,9 @@ def _dpm_solver(grid: Grid, order: int) -> list[Stage]:
 def _dpm_step(grid: Grid, first: int, size: int) -> list[Stage]:
     """One DPM-Solver step of order ``size``, in eps, nodes s0 .. s_size."""
     s = grid.sigmas[first : first + size + 1]
-    if len(set(s)) < len(s):
+    logs = [-math.log(sigma) for sigma in s] if s[-1] else []
+    gaps = [b - a for a, b in zip(logs, logs[1:], strict=False)]
+    if size > 1 and not (min(gaps) > _SAME_LOG or max(gaps) < -_SAME_LOG):
         return [stage for i in range(size) for stage in _dpm_step(grid, first + i, 1)]
 
     def euler(t: float) -> float:
@@ -346,7 +350,6 @@ def _dpm_step(grid: Grid, first: int, size: int) -> list[Stage]:
     stages = [stage(0, (euler(s[1]),), (euler(s[1]), -euler(s[1])))]
     if size == 1:
         return stages
-    logs = [-math.log(sigma) for sigma in s]
     span = logs[-1] - logs[0]
     r1 = (logs[1] - logs[0]) / span
     if size == 2:

@@ -44,7 +44,7 @@ class Errors:
         return self.distilled_holdout / self.plain_holdout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LambdaTable:
     """The lambdas of one solver on one sigma grid, with what is needed to trust and reuse them.
 
@@ -84,6 +84,8 @@ class LambdaTable:
                 f"{PARAMETRIZATIONS}."
             )
         grid = check_sigmas(self.sigmas)
+        if len(grid) < 2:
+            raise TableError("The table has one sigma; a grid needs at least two.")
         width = self.lambdas.shape[1] if self.lambdas.ndim == 2 else 0
         if not 1 <= width - self.gain <= MAX_COLUMNS:
             raise TableError(

@@ -13,7 +13,9 @@ from .errors import CalibrationError
 from .integrate import Denoiser, State, integrate, plain
 from .solvers import Stage, get_solver
 
-RHO = {"ve": 7.0, "flow": 1.0}  # spacing inside one student interval: equal steps in sigma^(1/rho)
+# Spacing inside one student interval: equal steps in sigma^(1/rho); the interval that ends at 0 has
+# its own, or many sub-steps would go to sigmas that change nothing.
+RHO, RHO_TO_ZERO = {"ve": 7.0, "flow": 1.0}, {"ve": 3.0, "flow": 1.0}
 MAX_SUBSTEPS = 1000
 
 
@@ -26,7 +28,7 @@ class Teacher:
     """
 
     solver: str = "dpmpp_2m"
-    substeps: int = 5
+    substeps: int = 2
 
     def __post_init__(self) -> None:
         get_solver(self.solver)
@@ -37,8 +39,9 @@ class Teacher:
 
     def refine(self, sigmas: Sequence[float], parametrization: str = "ve") -> list[float]:
         """The student's grid with ``substeps`` steps in every interval; its nodes are kept."""
-        rho, grid = RHO[parametrization], [float(sigmas[0])]
+        grid = [float(sigmas[0])]
         for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+            rho = (RHO if t else RHO_TO_ZERO)[parametrization]
             low, high = s ** (1 / rho), t ** (1 / rho)
             inner = range(1, self.substeps)
             grid += [(low + i / self.substeps * (high - low)) ** rho for i in inner]

@@ -52,15 +52,13 @@ def test_reports_the_current_state(solver: str) -> None:
     for report, (x, sigma, _, denoised) in zip(reports, calls, strict=True):
         assert set(report) == {"x", "i", "sigma", "sigma_hat", "denoised"}
         assert torch.equal(report["x"], x) and torch.equal(report["denoised"], denoised)
-        assert float(report["sigma"]) == float(report["sigma_hat"]) == pytest.approx(sigma, rel=1e-6)
+        assert (
+            float(report["sigma"]) == float(report["sigma_hat"]) == pytest.approx(sigma, rel=1e-6)
+        )
 
 
-@pytest.mark.parametrize(
-    ("solver", "name"), [("ddim", "sample_euler"), ("heun", "sample_heun")]
-)
-def test_reports_what_the_peer_reports(
-    comfy_sampling: ModuleType, solver: str, name: str
-) -> None:
+@pytest.mark.parametrize(("solver", "name"), [("ddim", "sample_euler"), ("heun", "sample_heun")])
+def test_reports_what_the_peer_reports(comfy_sampling: ModuleType, solver: str, name: str) -> None:
     sigmas = grid_for("ve", 5)
     model, x = mixture(shape=SHAPE), start("ve", sigmas, 3, *SHAPE)
     own: list[dict[str, Any]] = []

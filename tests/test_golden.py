@@ -140,6 +140,8 @@ def test_noise_guess(parametrization: str) -> None:
     eps = (x - model(x, x.new_full((3,), s))) / s
     expected = x + (t - s) * (eps + 0.7 * (eps - x / math.hypot(alpha, s)))
     for solver in ("ddim", "ipndm", "deis", "dpm_solver_2", "dpm_solver_3"):
-        table = dode.LambdaTable(solver, sigmas, torch.tensor([[0.7]]).double(), parametrization)
+        table = dode.LambdaTable(
+            solver, sigmas, torch.tensor([[0.7]], dtype=torch.float64), parametrization
+        )
         found = dode.sample(model, x, sigmas, disable=True, table=table)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

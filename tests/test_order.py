@@ -154,7 +154,7 @@ def test_order_from_exact_history(
     solver: str, grid: Callable[[str, int], Tensor], expected: int, parametrization: str
 ) -> None:
     model, x, exact = problem(parametrization)
-    counts, errors = (160, 320), []
+    counts, errors = (320, 640), []
     for steps in counts:
         sigmas = grid(parametrization, steps)
         states = [x]
@@ -172,9 +172,7 @@ def test_order_from_exact_history(
 @BOTH
 @pytest.mark.parametrize("solver", ["ddim", "ddim_x0"])
 def test_natural_lambdas_raise_the_order(solver: str, parametrization: str) -> None:
-    found = measured(
-        solver, parametrization, (80, 160), lambda stage: stage.adams_bashforth or 0.0
-    )
+    found = measured(solver, parametrization, (80, 160), lambda stage: stage.adams_bashforth or 0.0)
     assert found == pytest.approx(2, abs=0.2)
 
 

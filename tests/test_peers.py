@@ -189,9 +189,7 @@ def test_peers_disagree_with_each_other(comfy_sampling: ModuleType) -> None:
     """The tolerances above are far below what tells two solvers apart."""
     model, x, sigmas = problem("ve", 5, True)
     finals = [plain(model, x, sigmas, name) for name in dode.SOLVERS if name != "ddim_x0"]
-    distances = [
-        float((a - b).abs().max()) for i, a in enumerate(finals) for b in finals[:i]
-    ]
+    distances = [float((a - b).abs().max()) for i, a in enumerate(finals) for b in finals[:i]]
     assert min(distances) > 1e-3
 
 

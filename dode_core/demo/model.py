@@ -184,7 +184,8 @@ class EmojiUNet(nn.Module):
             return 1 / total, sigma.log() / 4, (sd / total) ** 2, sigma * sd / total
         alpha = 1 - sigma
         total = (sigma**2 + (alpha * sd) ** 2).sqrt()
-        noise = (sigma / alpha.clamp(min=1e-4)).log() / 4
+        # Beyond log-ratio 4 (sigma 0.982) training saw too little for the embedding to mean much.
+        noise = (sigma / alpha.clamp(min=1e-4)).log().clamp(max=4.0) / 4
         return 1 / total, noise, (sigma - alpha * sd**2) / total**2, sd / total
 
     def target(self, x: Tensor, sigma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""What makes the figures in the documentation. ``python dev.py bench [NAME]``."""

@@ -1,0 +1,34 @@
+"""``python -m benchmarks [NAME ...]``: run benchmarks, write their JSON to benchmarks/results/."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+NAMES = {
+    "overhead": "sampler time per step against ComfyUI's own ipndm, model excluded",
+    "calibration": "model evaluations per table and held-out error, against the paper's teacher",
+    "startup": "what importing the pack costs",
+}
+
+
+def main() -> int:
+    listing = "\n".join(f"  {name:12} {text}" for name, text in NAMES.items())
+    parser = argparse.ArgumentParser(
+        prog="python dev.py bench",
+        epilog=listing,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names or list(NAMES)
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"{', '.join(sorted(unknown))} is no benchmark; use one of {', '.join(NAMES)}")
+    for name in names:
+        print(f"== {name}: {NAMES[name]}")
+        importlib.import_module(f".{name}", __package__).main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Every deterministic sampler of a real ComfyUI, its own code, on its own and borrowed grids."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dode_core.schedules import karras
+
+from .common import comfy_sampling
+
+Sampler = Callable[..., Tensor]
+NAMES = (
+    "euler",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "lms",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "dpmpp_2m",
+    "res_multistep",
+    "gradient_estimation",
+    "exp_heun_2_x0",  # newer versions only
+)
+DISCARD_PENULTIMATE = ("dpm_2", "uni_pc", "uni_pc_bh2")  # as ComfyUI's KSampler does
+HOST_SCHEDULERS = ("karras", "normal", "simple", "sgm_uniform", "beta", "exponential", "kl_optimal")
+GITS_COEFFICIENTS = (0.8, 1.0, 1.2, 1.5)
+SHORT_KARRAS = (0.03, 0.1)  # the lowest sigma raised: what a careful user would try at few steps
+
+
+class Host:
+    """Peers and grids for one model: its parametrisation and sigma range."""
+
+    def __init__(self, parametrization: str, low: float, high: float) -> None:
+        self.k = comfy_sampling()
+        self.parametrization, self.low, self.high = parametrization, low, high
+        self.model_sampling = self._model_sampling()
+
+    def _model_sampling(self) -> Any:
+        import comfy.model_sampling as ms
+
+        if self.parametrization == "flow":
+            sampling = type("Flow", (ms.ModelSamplingDiscreteFlow, ms.CONST), {})()
+            sampling.set_parameters(shift=1.0, multiplier=1.0)
+            return sampling
+        sampling = type("VE", (ms.ModelSamplingContinuousEDM, ms.EPS), {})()
+        sampling.set_parameters(self.low, self.high, 0.5)
+        return sampling
+
+    def samplers(self) -> dict[str, Sampler]:
+        """Name to ``fn(model, x, sigmas, extra_args, disable=...)``; noise switched off."""
+        import comfy.extra_samplers.uni_pc as uni_pc
+
+        found: dict[str, Sampler] = {
+            name: getattr(self.k, f"sample_{name}")
+            for name in NAMES
+            if hasattr(self.k, f"sample_{name}")
+        }
+        found["er_sde"] = partial(self.k.sample_er_sde, s_noise=0.0)
+        found["sa_solver"] = partial(self.k.sample_sa_solver, tau_func=lambda t: 0.0, s_noise=0.0)
+        found["uni_pc"] = uni_pc.sample_unipc
+        found["uni_pc_bh2"] = uni_pc.sample_unipc_bh2
+        return {name: self._own_sigmas(fn) for name, fn in found.items()}
+
+    def _own_sigmas(self, fn: Sampler) -> Sampler:
+        """Some peers write into the sigmas they are given; each call gets its own copy."""
+
+        def sampler(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any) -> Tensor:
+            wrapped = Guided(model, self.model_sampling)
+            return fn(wrapped, x.clone(), sigmas.clone(), extra_args=extra_args, disable=True)
+
+        return sampler
+
+    def grids(self) -> list[str]:
+        names = list(HOST_SCHEDULERS)
+        if self.parametrization == "ve":
+            names += [f"karras {low:g}" for low in SHORT_KARRAS]
+        return names + ["ays SD1", "ays SDXL", "ays SVD"] + [f"gits {c}" for c in GITS_COEFFICIENTS]
+
+    def grid(self, name: str, steps: int, peer: str = "") -> Tensor | None:
+        """Float32 sigmas of ``steps`` steps ending at 0; None where the grid has no such size."""
+        if peer in DISCARD_PENULTIMATE:
+            longer = self._grid(name, steps + 1)
+            return None if longer is None else torch.cat([longer[:-2], longer[-1:]])
+        return self._grid(name, steps)
+
+    def _grid(self, name: str, steps: int) -> Tensor | None:
+        import comfy.samplers
+
+        kind, _, detail = name.partition(" ")
+        if kind == "karras" and detail:
+            return karras(steps, float(detail), self.high).float()
+        if kind == "ays":
+            from comfy_extras.nodes_align_your_steps import NOISE_LEVELS
+
+            return self._borrow(NOISE_LEVELS[detail], steps)
+        if kind == "gits":
+            from comfy_extras.nodes_gits import NOISE_LEVELS
+
+            return self._borrow(NOISE_LEVELS[float(detail)][steps - 2], steps) if steps > 1 else None
+        if name in ("karras", "exponential", "kl_optimal") and steps < 2:
+            return None
+        sigmas = comfy.samplers.calculate_sigmas(self.model_sampling, name, steps)
+        return sigmas.float() if len(sigmas) == steps + 1 and sigmas[-1] == 0 else None
+
+    def _borrow(self, levels: list[float], steps: int) -> Tensor:
+        """A published grid in this model's range: log-SNR mapped linearly, interpolated to size."""
+        logs = np.log(np.asarray(levels, dtype=float))
+        if len(levels) != steps + 1:
+            at = np.linspace(0, len(levels) - 1, steps + 1)
+            logs = np.interp(at, np.arange(len(levels)), logs)
+        low, high = max(self.low, 0.03), self.high
+        if self.parametrization == "flow":  # sigma/(1 - sigma) plays the part of sigma
+            low, high = 0.03, 14.6
+        logs = np.log(low) + (logs - logs[-1]) / (logs[0] - logs[-1]) * np.log(high / low)
+        ratio = torch.tensor(np.exp(logs), dtype=torch.float64)
+        sigmas = ratio / (1 + ratio) if self.parametrization == "flow" else ratio
+        if self.parametrization == "flow":
+            sigmas[0] = 1.0
+        sigmas[-1] = 0.0
+        return sigmas.float()
+
+    def steps_for(self, sampler: Sampler, nfe: int, peer: str) -> int | None:
+        """Steps at which a peer makes exactly ``nfe`` model evaluations, counted by running it."""
+        for steps in range(1, nfe + 2):
+            sigmas = self.grid("simple", steps, peer)
+            if sigmas is None:
+                continue
+            calls = 0
+
+            def count(x: Tensor, sigma: Tensor) -> Tensor:
+                nonlocal calls
+                calls += 1
+                return 0.5 * x
+
+            try:
+                sampler(count, torch.ones(1, 1, 2, 2) * sigmas[0], sigmas, {})
+            except Exception:  # too few steps for this peer
+                continue
+            if calls == nfe:
+                return steps
+        return None
+
+
+class Guided:
+    """A denoiser with the attributes that ComfyUI's samplers look for."""
+
+    def __init__(self, model: Any, model_sampling: Any) -> None:
+        self.model = model
+        patcher = types.SimpleNamespace(get_model_object=lambda name: model_sampling)
+        self.inner_model = types.SimpleNamespace(model_patcher=patcher, inner_model=patcher)
+        self.inner_model.inner_model.model_sampling = model_sampling
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return self.model(x, sigma, **extra_args)

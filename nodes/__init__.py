@@ -1,0 +1,38 @@
+"""The ComfyUI adapter: calibration through the host's guider, table files, nodes.
+
+``models`` says which checkpoint a MODEL is, ``store`` where its tables are, ``calibrate`` runs a
+distillation as a sampler, ``sampling`` is the sampler; the node files are thin around them.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+
+from comfy_api.latest import ComfyExtension, io
+
+NODE_FILES = ("distill_node", "sampler_node", "table_nodes", "demo_node")
+
+
+class DodeExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node whose file loads; a broken file costs its own nodes only."""
+        try:
+            import_module(".sampling", __name__).register()
+        except Exception:
+            logging.exception("D-ODE: the sampler 'dode' is not in the menus.")
+        return [node for name in NODE_FILES for node in nodes_of(name)]
+
+
+def nodes_of(name: str) -> list[type[io.ComfyNode]]:
+    """The nodes of one file; none, with the reason in the log, when it fails to load."""
+    try:
+        found: list[type[io.ComfyNode]] = import_module(f".{name}", __name__).NODES
+        for node in found:
+            node.GET_SCHEMA()  # ComfyUI gives up the whole pack over one faulty schema
+        return found
+    except Exception:
+        logging.exception("D-ODE: nodes/%s.py failed to load; the other nodes work.", name)
+        return []

@@ -1,0 +1,164 @@
+"""Calibration as a sampler: LoRA, ControlNet, guidance and memory are the host's own.
+
+``guider.sample`` loads the model and prepares the conditioning, then calls a function with a
+sampler's signature: it runs teacher and student and keeps the table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management as management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.nested_tensor import NestedTensor
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..dode_core.distill import distill
+from ..dode_core.errors import CalibrationError
+from ..dode_core.noise import check_sigmas
+from ..dode_core.table import LambdaTable
+from ..dode_core.teacher import Teacher
+from .models import parametrization
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to distil, and on how much."""
+
+    solver: str
+    teacher: Teacher
+    samples: int
+    holdout: float
+    seed: int
+    batch_size: int
+    cfg: float
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 and self.holdout > 0:
+            raise CalibrationError(
+                f"{self.samples} sample cannot be fitted and held out at once (holdout is "
+                f"{self.holdout:g}); use 2 samples or more, or holdout 0."
+            )
+
+
+class Calibration:
+    """The sampler function that distils; ``table`` is its result."""
+
+    def __init__(self, settings: Settings, kind: str) -> None:
+        self.settings, self.kind = settings, kind
+        self.batch_size = settings.batch_size
+        self.table: LambdaTable | None = None
+
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Any = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        """Distil on the scaled noise ``x``, which is returned as it came."""
+        while self.table is None:
+            if not self._attempt(model, x, sigmas, extra_args or {}):
+                management.soft_empty_cache()
+                logging.warning("D-ODE: out of memory, now %d at a time.", self.batch_size)
+        return x
+
+    def _attempt(
+        self, model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]
+    ) -> bool:
+        """One try; False when memory ran out and half as many samples at a time may fit."""
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done: int, total: int, denoised: Tensor) -> None:
+            management.throw_exception_if_processing_interrupted()
+            # No preview: a live picture would stay in the node and hide the plot.
+            bar.update_absolute(done, total, None)
+
+        try:
+            self.table = distill(
+                model,
+                x,
+                sigmas,
+                self.settings.solver,
+                extra_args=extra_args,
+                teacher=self.settings.teacher,
+                holdout=self.settings.holdout,
+                progress=progress,
+                parametrization=self.kind,
+                batch_size=self.batch_size,
+            )
+            return True
+        except management.OOM_EXCEPTION:
+            if self.batch_size == 1:
+                raise CalibrationError(
+                    f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
+                    "distil on a smaller latent, or free memory first."
+                ) from None
+            self.batch_size = min(self.batch_size, len(x)) // 2 or 1
+            return False
+
+
+def calibrate(guider: Any, latent: Any, sigmas: Tensor, settings: Settings) -> LambdaTable:
+    """Distil with a guider on noise for ``settings.samples`` copies of a latent.
+
+    latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
+    Raises :class:`DodeError`, and the host's own exception on interrupt.
+    """
+    if len(check_sigmas(sigmas)) < 2:
+        raise CalibrationError("The schedule has 1 sigma, which makes no step; give at least 2.")
+    latent = repeat(latent, settings.samples)
+    noise = comfy.sample.prepare_noise(latent, settings.seed)
+    calibration = Calibration(settings, parametrization(guider.model_patcher))
+    sampler = comfy.samplers.KSAMPLER(calibration)
+    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed)
+    if calibration.table is None:
+        raise CalibrationError("The guider did not run the calibration; use another guider.")
+    return calibration.table
+
+
+def make_guider(model: Any, positive: Any, negative: Any, cfg: float, batch_size: int) -> Any:
+    """The host's own guider, told that at most ``batch_size`` latents are in memory at once."""
+
+    def reserve(
+        execute: Callable[..., Any], patcher: Any, shape: Any, *rest: Any, **kw: Any
+    ) -> Any:
+        return execute(patcher, [min(shape[0], batch_size), *shape[1:]], *rest, **kw)
+
+    patcher = model.clone()
+    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "dode", reserve)
+    guider = comfy.samplers.CFGGuider(patcher)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def repeat(latent: Any, count: int) -> Any:
+    """A latent, plain or nested, repeated or cut to a batch of ``count``."""
+    if latent.is_nested:
+        return NestedTensor([repeat(part, count) for part in latent.unbind()])
+    return comfy.utils.repeat_to_batch_size(latent, count)
+
+
+def prepare_latent(model: Any, latent: dict[str, Any]) -> Any:
+    """The tensor of a LATENT, an empty one with the channels that the model takes."""
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+
+
+def schedule(model: Any, scheduler: str, steps: int) -> Tensor:
+    """The sigmas that the stock KSampler would use."""
+    known = comfy.samplers.SCHEDULER_NAMES
+    if scheduler not in known:
+        raise CalibrationError(
+            f"Scheduler {scheduler!r} is unknown; use one of {', '.join(known)}."
+        )
+    sampling = model.get_model_object("model_sampling")
+    return comfy.samplers.calculate_sigmas(sampling, scheduler, steps).to("cpu", torch.float32)

@@ -1,0 +1,31 @@
+"""What the node files share: the table's type, hidden widgets, text in a node's body."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..dode_core.solvers import SOLVERS
+
+CATEGORY = "sampling/D-ODE"
+Table = io.Custom("DODE_TABLE")
+SOLVER_HELP = "\n".join(
+    f"{name}: {solver.label}, {solver.summary}" for name, solver in SOLVERS.items()
+)
+AnyInput = TypeVar("AnyInput", bound=io.Input)
+
+
+def advanced(widget: AnyInput) -> AnyInput:
+    """The same input, shown only under the node's advanced inputs."""
+    # Not `advanced=True`, which ComfyUI 0.3.75 does not know; what is in here is passed on.
+    widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
+    return widget
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Show text in a node's body, where there is a front end to show it."""
+    server = getattr(PromptServer, "instance", None)
+    if node_id is not None and server is not None:
+        server.send_progress_text(text, node_id)

@@ -1,0 +1,134 @@
+"""The widgets of D-ODE Distill."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..dode_core.solvers import SOLVERS
+from ..dode_core.teacher import MAX_SUBSTEPS, Teacher
+from .common import SOLVER_HELP, advanced
+
+TEACHER = Teacher()  # the default, whose values the widgets show
+REUSE, AGAIN = "use it", "distil again"
+
+
+def widgets() -> list[io.Input]:
+    """The node's widgets, those that everybody needs first."""
+    schedulers = list(comfy.samplers.SCHEDULER_NAMES)
+    return [
+        io.Combo.Input("solver", options=list(SOLVERS), default="ddim", tooltip=SOLVER_HELP),
+        io.Int.Input(
+            "steps",
+            default=8,
+            min=1,
+            max=1000,
+            tooltip="Steps of the sampler to be. Not used when SIGMAS are connected.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=4.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Guidance that you will sample with. 1 leaves the negative out.",
+        ),
+        advanced(
+            io.Combo.Input(
+                "scheduler",
+                options=schedulers,
+                optional=True,
+                tooltip="The scheduler that you will sample with. Not used when SIGMAS are "
+                "connected.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "samples",
+                default=8,
+                min=1,
+                max=4096,
+                optional=True,
+                tooltip="Noises to learn from; 4 to 16 are enough.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "seed",
+                default=0,
+                min=0,
+                max=0xFFFFFFFFFFFFFFFF,
+                optional=True,
+                control_after_generate=False,
+                tooltip="Of those noises.",
+            )
+        ),
+        *teacher_widgets(),
+        advanced(
+            io.Combo.Input(
+                "existing",
+                options=[REUSE, AGAIN],
+                optional=True,
+                tooltip="When the file has a table of this model with the same settings already. "
+                "Another prompt alone is not another setting.",
+            )
+        ),
+        advanced(
+            io.String.Input(
+                "filename",
+                default="",
+                optional=True,
+                tooltip="Empty: beside the checkpoint, named after it. Else a name of your own in "
+                "models/dode.",
+            )
+        ),
+    ]
+
+
+def teacher_widgets() -> list[io.Input]:
+    """What experts may want to change."""
+    return [
+        advanced(
+            io.Combo.Input(
+                "teacher",
+                options=list(SOLVERS),
+                default=TEACHER.solver,
+                optional=True,
+                tooltip="The solver that shows, in many small steps, where to go.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "teacher_steps",
+                default=TEACHER.substeps,
+                min=1,
+                max=MAX_SUBSTEPS,
+                optional=True,
+                tooltip="The teacher's steps inside each step.",
+            )
+        ),
+        advanced(
+            io.Float.Input(
+                "holdout",
+                default=0.25,
+                min=0.0,
+                max=0.9,
+                step=0.05,
+                round=False,
+                optional=True,
+                tooltip="Share of the samples that is not learned from: it shows what the table is "
+                "worth, and lambdas that do not help there become 0.",
+            )
+        ),
+        advanced(
+            io.Int.Input(
+                "batch_size",
+                default=4,
+                min=1,
+                max=64,
+                optional=True,
+                tooltip="Samples in memory at once; halved by itself when memory runs out.",
+            )
+        ),
+    ]

@@ -1,0 +1,46 @@
+"""What D-ODE Distill shows: the table in words and as a plot."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dode_core.errors import DodeError
+from ..dode_core.table import LambdaTable
+
+
+def summary(table: LambdaTable) -> str:
+    """What the table is worth, in a few lines."""
+    lines = [table.describe()]
+    errors = table.errors
+    if errors and errors.plain_holdout is not None and errors.distilled_holdout is not None:
+        lines.append(
+            f"error to the teacher, held out: {errors.plain_holdout:.4g} plain, "
+            f"{errors.distilled_holdout:.4g} distilled"
+        )
+    if errors:
+        lines.append(
+            f"error to the teacher, fit: {errors.plain_fit:.4g} plain, "
+            f"{errors.distilled_fit:.4g} distilled"
+        )
+    lines.append(
+        f"teacher {table.teacher}, {table.samples_fit} + {table.samples_holdout} samples, "
+        f"{table.evaluations:.0f} model evaluations each"
+    )
+    return "\n".join(lines)
+
+
+def plot(table: LambdaTable) -> tuple[Tensor | None, str]:
+    """(the plot as IMAGE, or None and why there is none)."""
+    from PIL import Image
+
+    from ..dode_core.report import plot_table, png
+
+    try:
+        picture = Image.open(io.BytesIO(png(plot_table(table)))).convert("RGB")
+    except DodeError as error:  # no matplotlib
+        return None, str(error)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None], ""

@@ -1,0 +1,58 @@
+"""D-ODE Sampler: a table as a SAMPLER for the stock SamplerCustom nodes."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..dode_core.errors import DodeError
+from ..dode_core.solvers import SOLVERS, get_solver
+from ..dode_core.table import LambdaTable
+from .common import CATEGORY, SOLVER_HELP, Table
+from .sampling import sample_dode
+
+AUTO = "auto"
+
+
+class Sampler(io.ComfyNode):
+    """A SAMPLER that runs a given table, or finds one as the menu entry ``dode`` does."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DODE_Sampler",
+            display_name="D-ODE Sampler",
+            category=CATEGORY,
+            description="Samples with a distilled table. Without one it looks for the tables of "
+            "the checkpoint, as the sampler name 'dode' of the stock KSampler does.",
+            inputs=[
+                Table.Input(
+                    "table",
+                    optional=True,
+                    tooltip="From D-ODE Distill or D-ODE Load Table. Runs over its own sigmas, a "
+                    "part of them, or interpolated to others.",
+                ),
+                io.Combo.Input(
+                    "solver",
+                    options=[AUTO, *SOLVERS],
+                    optional=True,
+                    tooltip=f"{AUTO}: the table's own, or the best that the checkpoint has.\n"
+                    + SOLVER_HELP,
+                ),
+            ],
+            outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="For SamplerCustom.")],
+        )
+
+    @classmethod
+    def execute(cls, table: LambdaTable | None = None, solver: str = AUTO) -> io.NodeOutput:
+        if solver != AUTO:
+            get_solver(solver)
+            if table is not None and table.solver != solver:
+                raise DodeError(
+                    f"The table is for {table.solver}, but {solver} was chosen; choose {AUTO}."
+                )
+        options = {"table": table, "solver": None if solver == AUTO else solver}
+        return io.NodeOutput(comfy.samplers.KSAMPLER(sample_dode, options))
+
+
+NODES = [Sampler]

@@ -1,0 +1,109 @@
+"""D-ODE Load Table: a table out of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..dode_core.errors import DodeError, TableError
+from ..dode_core.solvers import SOLVERS, get_solver
+from ..dode_core.table import LambdaTable
+from . import store
+from .common import CATEGORY, SOLVER_HELP, Table, advanced, show_text
+
+ANY = "any"
+NO_FILES = "(no table files yet)"
+
+
+class LoadTable(io.ComfyNode):
+    """A table of a file beside a checkpoint, or in models/dode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DODE_LoadTable",
+            display_name="D-ODE Load Table",
+            category=CATEGORY,
+            description="Loads a distilled table from a .dode.json file beside a checkpoint or in "
+            "models/dode.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list(store.listing()) or [NO_FILES],
+                    tooltip="Table files beside checkpoints and diffusion models, and in "
+                    "models/dode. Press R to see new ones.",
+                ),
+                io.Combo.Input(
+                    "solver",
+                    options=[ANY, *SOLVERS],
+                    optional=True,
+                    tooltip=f"Which tables of the file to choose from.\n{SOLVER_HELP}",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="Which tables of the file to choose from; 0 is any number of steps.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "number",
+                        default=1,
+                        min=1,
+                        max=1000,
+                        optional=True,
+                        tooltip="Which of those that are left: 1 is the newest, 2 the one before.",
+                    )
+                ),
+            ],
+            outputs=[
+                Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
+                io.Sigmas.Output(display_name="SIGMAS", tooltip="The table's own sigmas."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            tables = store.tables_in(store.find_file(file))
+        except DodeError as error:
+            return str(error)
+        return bool(tables) or f"{file} holds no table; distil one first."
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **kwargs: Any) -> str:
+        return repr((store.version(store.find_file(file)), kwargs))
+
+    @classmethod
+    def execute(
+        cls, file: str, solver: str = ANY, steps: int = 0, number: int = 1
+    ) -> io.NodeOutput:
+        table = select(file, solver, steps, number)
+        made_for = f"\nmade for {table.model_name}" if table.model_name else ""
+        show_text(table.describe() + made_for, cls.hidden.unique_id)
+        return io.NodeOutput(table, table.sigmas.to(torch.float32))
+
+
+def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
+    """The ``number``-th newest table of a file with that solver and so many steps."""
+    tables = store.tables_in(store.find_file(file))
+    if solver != ANY:
+        get_solver(solver)
+    left = [
+        table
+        for table in reversed(tables)
+        if solver in (ANY, table.solver) and steps in (0, table.steps)
+    ]
+    if number > len(left):
+        wanted = f"number {number} of solver {solver}, {steps or ANY} steps"
+        there = "; ".join(table.describe() for table in reversed(tables)) or "no table"
+        raise TableError(f"{file} has no {wanted}; it holds: {there}.")
+    return left[number - 1]
+
+
+NODES = [LoadTable]
