@@ -1,1 +1,1 @@
-"""The WebUI's install hook. There is nothing to install, so it does nothing, quickly and silently."""
+"""The WebUI's install hook: there is nothing to install, so it does nothing, silently."""

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .distill import distill
+    from .distill import best_tables, distill, distill_many
     from .errors import CalibrationError, DodeError, SigmasError, TableError
     from .files import load_tables, save_tables
     from .resolve import Resolution, resolve
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from .version import __version__
 
 _HOME = {
+    "best_tables": "distill",
     "distill": "distill",
+    "distill_many": "distill",
     "CalibrationError": "errors",
     "DodeError": "errors",
     "SigmasError": "errors",
@@ -58,7 +60,9 @@ __all__ = [
     "TableError",
     "Teacher",
     "__version__",
+    "best_tables",
     "distill",
+    "distill_many",
     "load_tables",
     "resolve",
     "run_resolved",

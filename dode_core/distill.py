@@ -1,4 +1,4 @@
-"""The fit: lambdas in closed form, stage by stage, along the student's own path.
+"""Distilling tables: one solver on one grid, or many from one teacher.
 
     lambda_k = argmin || target_{k+1} - x_plain - sum_i lambda_i q_i ||^2,  q_i = sum_j c_ij m_j
 
@@ -10,54 +10,24 @@ is kept, and what the table may claim.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .calibration import Calibration, CountingModel, Progress, listed, split
+from .dense import DENSE_LOW, DENSE_SOLVER, DENSE_STEPS, Trajectory, dense_grid, dense_teacher
 from .errors import CalibrationError
-from .fit import Batch, Products, flat, stage_products
-from .integrate import Denoiser, State, integrate, no_lambdas, plain, update
+from .fit import Batch
+from .integrate import Denoiser, State
+from .learn import DEFAULT_BUDGET, learn
 from .noise import check_sigmas, infer_parametrization
 from .solvers import Stage, get_solver
-from .table import MAX_LAMBDA as TABLE_LIMIT
 from .table import Errors, LambdaTable
 from .teacher import Teacher
 from .version import PROGRAM
-
-Progress = Callable[[int, int, Tensor], None]
-MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
-_RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
-
-
-class CountingModel:
-    """The denoiser with its calls counted and reported; raising from progress stops everything."""
-
-    def __init__(self, model: Denoiser, progress: Progress | None, total: int) -> None:
-        self.model, self.progress, self.total = model, progress, total
-        self.calls = self.evaluations = 0
-        self.newest: Tensor | None = None
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        denoised = self.model(x, sigma, **extra_args)
-        self.calls += 1
-        self.evaluations += len(x)
-        self.newest = denoised
-        if not denoised.isfinite().all():
-            raise CalibrationError(
-                f"The model's output is not finite at sigma {float(sigma[0]):g}; check its "
-                "precision (an fp16 overflow?) or use other calibration noise."
-            )
-        if self.progress is not None:
-            self.progress(self.calls, max(self.total, self.calls), denoised)
-        return denoised
-
-    def finish(self) -> None:
-        """Report the end: calls that were reserved and not needed count as done."""
-        if self.progress is not None and self.newest is not None:
-            self.progress(self.total, self.total, self.newest)
 
 
 @torch.no_grad()
@@ -76,6 +46,8 @@ def distill(
     batch_size: int = 8,
     columns: int = 1,
     gain: bool = False,
+    learn_sigmas: bool = False,
+    budget: int = DEFAULT_BUDGET,
 ) -> LambdaTable:
     """Fit a lambda table for one solver on one sigma grid.
 
@@ -87,209 +59,265 @@ def distill(
     the whole table when their final error is not below the plain solver's. With ``holdout=0``
     nothing is held out or zeroed.
 
+    ``columns`` 2 and 3 fit differences of older outputs as well, ``gain`` the newest output itself;
+    each needs some more samples (4 to 16 serve one column, from 8 for more): held-out samples
+    choose how many columns and how much regularisation a stage gets. ``learn_sigmas`` moves the
+    inner sigmas together with the lambdas to lower the final error, with a dense teacher and at
+    most ``budget`` model evaluations per sample; the first and last sigma stay, and the given grid
+    is kept when held-out samples do not prefer the learned one.
+
     ``progress(done, total, denoised)`` is called after every model call with the calls made, the
     most there will be, and the newest prediction; raising from it stops the calibration.
     Raises :class:`SigmasError`, :class:`DodeError` (unknown solver) and :class:`CalibrationError`.
     Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
     """
     grid = check_sigmas(sigmas)
-    parametrization = parametrization or infer_parametrization(model, grid)
-    stages = get_solver(solver).stages(grid, parametrization, columns=columns, gain=gain)
-    held_out = min(len(x) - 1, max(1, round(holdout * len(x)))) if holdout > 0 else 0
-    _check(x, stages, targets, holdout, batch_size)
+    session = Session(model, x, grid, extra_args, holdout, progress, parametrization, batch_size)
+    stages = session.stages(grid, solver, columns, gain)
     teacher = teacher or Teacher()
-    parts = split(len(x), held_out, batch_size)
-
-    fine = 0 if targets is not None else len(teacher.stages(grid, parametrization))
-    held_parts = sum(part.start >= len(x) - held_out for part in parts)
-    trials = held_parts * len(stages) * (len(stages) + 1) // 2
-    most = len(parts) * (fine + 3 * len(stages)) + trials
-    counted = CountingModel(model, progress, most)
-    batches = []
-    for part in parts:
-        args = {key: _rows(value, part, len(x)) for key, value in (extra_args or {}).items()}
-        park = len(parts) > 1
-        if targets is None:
-            aligned = teacher.states(
-                counted,
-                x[part],
-                grid,
-                extra_args=args,
-                parametrization=parametrization,
-                park=park,
+    if learn_sigmas:
+        if targets is not None or grid[0] < grid[-1]:
+            raise CalibrationError(
+                "learn_sigmas needs a descending grid and its own teacher; drop targets or turn it "
+                "off."
             )
-            goals = [aligned[stage.step] for stage in stages]
+        session.model.total = session.calls(budget)
+        table = session.learned(grid, solver, columns, gain, budget)
+    else:
+        fine = 0 if targets is not None else len(teacher.stages(grid, session.parametrization))
+        session.model.total = session.calls(fine) + session.student_calls(len(stages))
+        batches = session.aligned(grid, stages, teacher, targets)
+        table = session.fixed(grid, solver, columns, gain, batches, _teacher_name(teacher, targets))
+    session.model.finish()
+    return table
+
+
+@torch.no_grad()
+def distill_many(
+    model: Denoiser,
+    x: Tensor,
+    grids: Sequence[Tensor | Sequence[float]],
+    solvers: Sequence[str] = ("ddim",),
+    *,
+    extra_args: Mapping[str, Any] | None = None,
+    holdout: float = 0.25,
+    progress: Progress | None = None,
+    parametrization: str | None = None,
+    batch_size: int = 8,
+    settings: Sequence[tuple[int, bool]] = ((1, False),),
+    learn_sigmas: bool = False,
+    budget: int = DEFAULT_BUDGET,
+) -> list[LambdaTable]:
+    """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
+
+    ``grids`` all start and end at the same sigmas; otherwise the arguments are those of
+    :func:`distill`. One teacher trajectory of ``DENSE_STEPS`` evaluations serves all of them.
+    ``LambdaTable.evaluations`` counts each table's own share, the teacher with the first.
+    :func:`best_tables` picks the best for every number of evaluations. Raises as :func:`distill`.
+    """
+    checked = [check_sigmas(grid) for grid in grids]
+    if not checked or len({(grid[0], grid[-1]) for grid in checked}) > 1:
+        raise CalibrationError(
+            "The grids of one run must start and end at the same sigmas; distil the others apart."
+        )
+    finest = min(checked, key=lambda grid: min(s for s in grid if s))
+    session = Session(model, x, finest, extra_args, holdout, progress, parametrization, batch_size)
+    jobs = [
+        (grid, solver, *setting) for grid in checked for solver in solvers for setting in settings
+    ]
+    counts = [len(session.stages(*job)) for job in jobs]
+    each = sum(session.calls(budget) if learn_sigmas else session.student_calls(n) for n in counts)
+    session.model.total = session.calls(DENSE_STEPS) + each
+    found = []
+    for grid, solver, columns, gain in jobs:
+        if learn_sigmas:
+            found.append(session.learned(grid, solver, columns, gain, budget))
         else:
-            goals = list(targets[:, part])
-        state = State.begin(x[part], args, park)
-        held = part.start >= len(x) - held_out
-        batches.append(listed(state, goals, held))
-
-    calibration = Calibration(counted, batches, stages, parametrization)
-    lambdas, errors = calibration.run()
-    counted.finish()
-    return LambdaTable(
-        solver=solver,
-        sigmas=torch.tensor(grid, dtype=torch.float64),
-        lambdas=lambdas,
-        parametrization=parametrization,
-        gain=gain,
-        errors=errors,
-        zeroed=tuple(sorted(calibration.zeroed)),
-        teacher="targets" if targets is not None else f"{teacher.solver} x{teacher.substeps}",
-        samples_fit=len(x) - held_out,
-        samples_holdout=held_out,
-        evaluations=counted.evaluations / len(x),
-        latent_shape=tuple(x.shape[1:]),
-        program=PROGRAM,
-    )
+            batches = session.dense()
+            found.append(session.fixed(grid, solver, columns, gain, batches, session.dense_name))
+    session.model.finish()
+    return found
 
 
-class Calibration:
-    """The student's run with lambdas fitted on the way, and what held-out samples say of it."""
+def best_tables(tables: Sequence[LambdaTable]) -> dict[int, LambdaTable]:
+    """For every number of model evaluations the table of lowest held-out error."""
+    best: dict[int, LambdaTable] = {}
+    for table in tables:
+        errors = table.errors
+        if errors is None or errors.distilled_holdout is None:
+            continue
+        other = best.get(len(table.stages))
+        known = other.errors.distilled_holdout if other and other.errors else None
+        if known is None or errors.distilled_holdout < known:
+            best[len(table.stages)] = table
+    return dict(sorted(best.items()))
+
+
+class Session:
+    """One calibration run: the samples in micro-batches, the counted model, the teachers."""
 
     def __init__(
         self,
         model: Denoiser,
-        batches: Sequence[Batch],
-        stages: Sequence[Stage],
-        parametrization: str,
+        x: Tensor,
+        grid: Sequence[float],
+        extra_args: Mapping[str, Any] | None,
+        holdout: float,
+        progress: Progress | None,
+        parametrization: str | None,
+        batch_size: int,
     ) -> None:
-        self.model, self.batches, self.stages = model, batches, stages
-        self.parametrization = parametrization
-        self.validate = any(batch.held_out for batch in batches)
-        self.width = max((len(stage.c) for stage in stages), default=1)
-        self.lambdas: list[list[float]] = []
-        self.zeroed: set[int] = set()
+        _check(x, grid, holdout, batch_size)
+        self.x, self.grid, self.extra_args = x, grid, extra_args or {}
+        self.parametrization = parametrization or infer_parametrization(model, grid)
+        self.held_out = min(len(x) - 1, max(1, round(holdout * len(x)))) if holdout > 0 else 0
+        self.parts = split(len(x), self.held_out, batch_size)
+        self.model = CountingModel(model, progress, 0)
+        self.dense_name = f"{DENSE_SOLVER} {DENSE_STEPS} dense"
+        self.counted = 0
 
-    def run(self) -> tuple[Tensor, Errors]:
-        """(lambdas (stages, columns), errors of the final states)."""
-        before = self._errors(self._run(plain(self.stages), self.batches))
-        checkpoints: list[list[State]] = []  # held-out states before each stage's update
-        finals = self._run(self.stages, self.batches, self._fit(checkpoints))
-        after = self._errors(finals)
-        if self.validate and not after[1] < before[1]:
-            after = self._eliminate(checkpoints, before, after)
-        rows = torch.tensor(self.lambdas, dtype=torch.float64).reshape(len(self.stages), self.width)
-        holdout = (before[1], after[1]) if self.validate else (None, None)
-        return rows, Errors(before[0], after[0], *holdout)
+    def stages(self, grid: Sequence[float], solver: str, columns: int, gain: bool) -> list[Stage]:
+        return get_solver(solver).stages(grid, self.parametrization, columns=columns, gain=gain)
 
-    def _fit(self, checkpoints: list[list[State]]) -> Callable[..., Sequence[float]]:
-        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
-            pairs = zip(states, self.batches, strict=True)
-            checkpoints.append([state.copy() for state, batch in pairs if batch.held_out])
-            products = stage_products(self.batches, k, stage, states, self.width)
-            if products is None:
-                row = torch.zeros(self.width, dtype=torch.float64)
-            elif self.validate:
-                row = self._validated(k, products)
-            else:
-                row = products.solve()
-                if not float(row.abs().max()) <= TABLE_LIMIT:  # its direction is noise
-                    row = torch.zeros_like(row)
-            self.lambdas.append(row.tolist())
-            return self.lambdas[-1]
+    def calls(self, evaluations: int) -> int:
+        """Model calls that so many evaluations per sample take."""
+        return len(self.parts) * evaluations
 
-        return choose
+    def student_calls(self, stages: int) -> int:
+        """The most calls that fitting a student and checking it takes."""
+        held = sum(self._held(part) for part in self.parts)
+        return self.calls(3 * stages) + held * stages * (stages + 1) // 2
 
-    def _validated(self, k: int, products: Products) -> Tensor:
-        """The candidate that brings held-out samples nearest to their targets; 0 is always one."""
-        candidates = [products.solve()]
-        if self.width > 1:
-            active = range(1, self.width + 1)
-            candidates = [products.solve(ridge, n) for n in active for ridge in _RIDGES]
-        sane = [row for row in candidates if float(row.abs().max()) <= MAX_LAMBDA]
-        best = min(sane, key=products.change, default=None)
-        if best is None or not products.change(best) < 0:
-            self.zeroed.add(k)
-            return torch.zeros(self.width, dtype=torch.float64)
-        return best
+    def _held(self, part: slice) -> bool:
+        return part.start >= len(self.x) - self.held_out
 
-    def _eliminate(
+    def _state(self, part: slice) -> State:
+        args = {key: _rows(value, part, len(self.x)) for key, value in self.extra_args.items()}
+        return State.begin(self.x[part], args, park=len(self.parts) > 1)
+
+    def aligned(
         self,
-        checkpoints: Sequence[Sequence[State]],
-        before: tuple[float, float],
-        after: tuple[float, float],
-    ) -> tuple[float, float]:
-        """Zero lambdas that do not help the held-out final error, last stage first.
-
-        Each trial re-runs the held-out samples from that stage only. When the rest is still not
-        better than the plain solver, nothing is left.
-        """
-        held = [batch for batch in self.batches if batch.held_out]
-        for k in reversed(range(len(self.stages))):
-            if not any(self.lambdas[k]):
-                continue
-            kept, self.lambdas[k] = self.lambdas[k], [0.0] * self.width
-            states = [state.copy() for state in checkpoints[k]]
-            trial = self._errors(self._finish(states, k), held)[1]
-            if trial < after[1]:
-                after = after[0], trial
-                self.zeroed.add(k)
-            else:
-                self.lambdas[k] = kept
-        if after[1] < before[1]:
-            finals = self._run(self.stages, self.batches, lambda k, *_: self.lambdas[k])
-            return self._errors(finals)
-        self.zeroed.update(k for k, row in enumerate(self.lambdas) if any(row))
-        self.lambdas = [[0.0] * self.width for _ in self.stages]
-        return before
-
-    def _finish(self, states: list[State], k: int) -> list[State]:
-        """Run held-out states on, from after stage k's model call to the end."""
-        for state in states:
-            state.x = update(state, self.stages[k], self.lambdas[k])
-        choose: Any = lambda i, *_: self.lambdas[i]  # noqa: E731
-        loop = integrate(
-            self.model,
-            states,
-            self.stages,
-            choose,
-            parametrization=self.parametrization,
-            first=k + 1,
-        )
-        for _ in loop:
-            pass
-        return states
-
-    def _run(
-        self, stages: Sequence[Stage], batches: Sequence[Batch], choose: Any = no_lambdas
-    ) -> list[State]:
-        states = [batch.state.copy() for batch in batches]
-        for _ in integrate(
-            self.model, states, stages, choose, parametrization=self.parametrization
-        ):
-            pass
-        return states
-
-    def _errors(
-        self, finals: Sequence[State], batches: Sequence[Batch] | None = None
-    ) -> tuple[float, float]:
-        """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
-        squares: dict[bool, list[float]] = {False: [], True: []}
-        for state, batch in zip(finals, batches or self.batches, strict=True):
-            distance = flat(state.x - batch.final).square().mean(1)
-            squares[batch.held_out] += distance.tolist()
-        means = [math.fsum(v) / len(v) if v else 0.0 for v in (squares[False], squares[True])]
-        if not all(map(math.isfinite, means)):
+        grid: Sequence[float],
+        stages: Sequence[Stage],
+        teacher: Teacher,
+        targets: Tensor | None,
+    ) -> list[Batch]:
+        """Batches whose goals are an aligned teacher's states, or given ones."""
+        if targets is not None and targets.shape != (len(stages), *self.x.shape):
             raise CalibrationError(
-                "The final states are not finite; check the model's precision (an fp16 overflow?)."
+                f"targets have shape {tuple(targets.shape)}, expected "
+                f"{(len(stages), *self.x.shape)}: one state per model evaluation and sample."
             )
-        return math.sqrt(means[0]), math.sqrt(means[1])
+        batches = []
+        for part in self.parts:
+            state = self._state(part)
+            if targets is None:
+                nodes = teacher.states(self.model, state, grid, self.parametrization)
+                goals = [nodes[stage.step] for stage in stages]
+            else:
+                goals = list(targets[:, part])
+            batches.append(listed(state, goals, self._held(part)))
+        return batches
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """The dense teacher's run, once for the whole session."""
+        low = self.grid[-1]
+        if low == 0:  # room for learned sigmas below the given grid's last
+            own = min(sigma for sigma in self.grid if sigma)
+            low = min(own, DENSE_LOW[self.parametrization] * self.grid[0])
+        fine = dense_grid(self.grid[0], low, self.parametrization, DENSE_STEPS)
+        fine = fine if self.grid[-1] == 0 else fine[:-1]
+        return [
+            dense_teacher(self.model, self._state(part), fine, self.parametrization)
+            for part in self.parts
+        ]
+
+    def dense(self) -> list[Batch]:
+        """Batches whose goals are read off the dense teacher at whatever sigma is asked for."""
+        return [
+            Batch(self._state(part), dense_goal(trajectory), trajectory.final, self._held(part))
+            for part, trajectory in zip(self.parts, self.trajectories, strict=True)
+        ]
+
+    def fixed(
+        self,
+        grid: Sequence[float],
+        solver: str,
+        columns: int,
+        gain: bool,
+        batches: Sequence[Batch],
+        teacher: str,
+    ) -> LambdaTable:
+        """A table on the given grid."""
+        stages = self.stages(grid, solver, columns, gain)
+        calibration = Calibration(self.model, batches, stages, self.parametrization)
+        lambdas, errors = calibration.run()
+        zeroed = tuple(sorted(calibration.zeroed))
+        return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed=zeroed)
+
+    def learned(
+        self, grid: Sequence[float], solver: str, columns: int, gain: bool, budget: int
+    ) -> LambdaTable:
+        """A table with learned inner sigmas, or the given grid's where those do not help."""
+        batches, low = self.dense(), self.trajectories[0].sigmas[-1]
+        spent = (self.model.evaluations - self.counted) / len(self.x)
+        found = learn(
+            self.model,
+            batches,
+            self.trajectories,
+            grid,
+            solver,
+            self.parametrization,
+            columns,
+            gain,
+            low,
+            budget - spent,
+        )
+        if found.helps:
+            rows = torch.tensor(found.run.lambdas, dtype=torch.float64)
+            return self._table(
+                solver, found.run.sigmas, rows, gain, found.errors, self.dense_name, learned=True
+            )
+        return self.fixed(grid, solver, columns, gain, batches, self.dense_name)
+
+    def _table(
+        self,
+        solver: str,
+        grid: Sequence[float],
+        lambdas: Tensor,
+        gain: bool,
+        errors: Errors,
+        teacher: str,
+        zeroed: tuple[int, ...] = (),
+        learned: bool = False,
+    ) -> LambdaTable:
+        evaluations, self.counted = self.model.evaluations - self.counted, self.model.evaluations
+        return LambdaTable(
+            solver=solver,
+            sigmas=torch.tensor(grid, dtype=torch.float64),
+            lambdas=lambdas,
+            parametrization=self.parametrization,
+            gain=gain,
+            learned_sigmas=learned,
+            errors=errors,
+            zeroed=zeroed,
+            teacher=teacher,
+            samples_fit=len(self.x) - self.held_out,
+            samples_holdout=self.held_out,
+            evaluations=evaluations / len(self.x),
+            latent_shape=tuple(self.x.shape[1:]),
+            program=PROGRAM,
+        )
 
 
-def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:
-    """A micro-batch whose goals are given stage by stage."""
-    own = [goal.to(state.x) for goal in goals]
-    return Batch(state, lambda k, stage: own[k], own[-1], held_out)
+def dense_goal(trajectory: Trajectory) -> Callable[[int, Stage], Tensor]:
+    """The teacher's state wherever a stage lands."""
+    return lambda k, stage: trajectory.at(stage.sigma_next)
 
 
-def split(samples: int, held_out: int, batch_size: int) -> list[slice]:
-    """Micro-batches; none mixes fit and held-out samples, which come last."""
-    parts = []
-    for low, high in ((0, samples - held_out), (samples - held_out, samples)):
-        parts += [slice(i, min(i + batch_size, high)) for i in range(low, high, batch_size)]
-    return parts
+def _teacher_name(teacher: Teacher, targets: Tensor | None) -> str:
+    return "targets" if targets is not None else f"{teacher.solver} x{teacher.substeps}"
 
 
 def _rows(value: Any, part: slice, samples: int) -> Any:
@@ -299,10 +327,8 @@ def _rows(value: Any, part: slice, samples: int) -> Any:
     return value
 
 
-def _check(
-    x: Tensor, stages: Sequence[Stage], targets: Tensor | None, holdout: float, batch_size: int
-) -> None:
-    if not stages:
+def _check(x: Tensor, grid: Sequence[float], holdout: float, batch_size: int) -> None:
+    if len(grid) < 2:
         raise CalibrationError("One sigma makes no step; give at least two.")
     if x.ndim < 2 or not len(x) or not x.is_floating_point():
         raise CalibrationError(f"x has shape {tuple(x.shape)}; give noise of shape (B, ...).")
@@ -310,8 +336,3 @@ def _check(
         raise CalibrationError(f"holdout is {holdout}; use a fraction from 0 to below 1.")
     if batch_size < 1:
         raise CalibrationError(f"batch_size is {batch_size}; use at least 1.")
-    if targets is not None and targets.shape != (len(stages), *x.shape):
-        raise CalibrationError(
-            f"targets have shape {tuple(targets.shape)}, expected {(len(stages), *x.shape)}: one "
-            "state per model evaluation and sample."
-        )

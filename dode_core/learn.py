@@ -1,33 +1,44 @@
 """Distilled sigmas: inner sigmas move together with the lambdas to lower the final error.
 
-Damped Gauss-Newton on the final residual r = x_N - x_teacher(0), Jacobian by finite differences:
-perturbing sigma_j or lambda_k re-runs the student from there only. Two kinds of iteration:
-
-* projected: only sigmas are perturbed; along every perturbed run the lambdas are refitted in
-  closed form against the dense teacher (variable projection, Golub and Pereyra 1973);
-* joint: sigmas and lambdas are perturbed, each by itself.
-
-No backpropagation, so it works with any host and any quantised or offloaded model.
+Damped Gauss-Newton (Levenberg 1944, Marquardt 1963) on the final residual r = x_N - x_teacher,
+Jacobian by finite differences: perturbing sigma_j or lambda_k re-runs the student from there only.
+It starts from the best of a few grids (the given one, Karras's with a raised end, and nodes chosen
+by dynamic programming on the teacher's own trajectory). First come *projected* iterations: only
+sigmas are perturbed, and the lambdas are refitted in closed form along every perturbed run
+(variable projection, Golub and Pereyra 1973), one from each of the two best starts; then *joint*
+ones, over sigmas and lambdas, from the better. Samples whose run ends far off (under guidance a few
+fork to another image) weigh less. Held-out samples decide which iteration is kept.
+No backpropagation: any host, any quantised or offloaded model.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .dense import Trajectory, choose_nodes, euler_costs
 from .fit import Batch, flat, stage_products
-from .integrate import Denoiser, State, integrate, update
+from .integrate import Denoiser, State, integrate, plain, update
+from .schedules import karras
 from .solvers import Stage, get_solver
+from .table import MAX_LAMBDA, Errors
 
 Row = list[float]
+DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
+NEGLIGIBLE = 1e-5  # plain errors below this, relative to the samples, leave nothing to learn
+JOINT = 3  # joint iterations at most
+COEFFICIENTS = (1.03, 1.1)  # of the dynamic programme: more nodes late above 1
+RAISED_END = {"ve": 0.1, "flow": 0.08}  # lowest inner sigma of the extra Karras starts
+RAISED_RHO = (7.0, 10.0)
 PERTURBATION = 0.15  # of the gap to the nearer neighbour, in log sigma (logit for flow)
+LAMBDA_PERTURBATION = 0.05
 MAX_MOVE = 0.45  # of the gap, per iteration: the order of the grid is kept
 RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
-DAMPINGS = (0.003, 0.03, 0.3, 3.0)
+DAMPINGS = (0.003, 0.03, 0.3)
 
 
 @dataclass
@@ -57,7 +68,10 @@ class Student:
         self.solver, self.parametrization = get_solver(solver), parametrization
         self.columns, self.gain = columns, gain
         self.width = columns + gain
-        self.weights: Tensor | None = None  # per fit sample, for robust fits
+        self.weights: Tensor | None = None  # of the fit samples, mean 1
+        self.share = 1 - sum(len(b.final) for b in batches if b.held_out) / sum(
+            len(b.final) for b in batches
+        )
 
     def stages(self, sigmas: Sequence[float]) -> list[Stage]:
         return self.solver.stages(
@@ -111,6 +125,18 @@ class Student:
             pass
         return Run(list(sigmas), stages, found, checkpoints, states)
 
+    @property
+    def validates(self) -> bool:
+        return any(batch.held_out for batch in self.batches)
+
+    def run_plain(self, sigmas: Sequence[float]) -> Run:
+        """The plain solver's run."""
+        stages = plain(self.solver.stages(sigmas, self.parametrization))
+        states = [batch.state.copy() for batch in self.batches]
+        for _ in integrate(self.model, states, stages, parametrization=self.parametrization):
+            pass
+        return Run(list(sigmas), stages, [], [], states)
+
     def _kept(self, base: Run) -> list[Batch]:
         """The batches that a run carries."""
         if len(base.finals) == len(self.batches):
@@ -124,11 +150,19 @@ class Student:
         return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.float64)
 
     def error(self, run: Run, held_out: bool = False) -> float:
-        """RMS final error; the fit samples' with their weights."""
+        """RMS final error."""
         squares = self.residuals(run, held_out).square().mean(1)
-        if not held_out and self.weights is not None:
-            squares = squares * self.weights
         return math.sqrt(float(squares.mean())) if len(squares) else 0.0
+
+    def weighted_error(self, run: Run) -> float:
+        """RMS final error of the fit samples with their weights."""
+        squares = self.residuals(run).square().mean(1)
+        return math.sqrt(float((squares * (1.0 if self.weights is None else self.weights)).mean()))
+
+    def robust_error(self, run: Run, held_out: bool) -> float:
+        """RMS with samples beyond twice the median error counted ever less."""
+        squares = self.residuals(run, held_out).square().mean(1)
+        return math.sqrt(float((squares * robust_weights(squares)).mean()))
 
 
 def _first_change(base: Run, stages: Sequence[Stage], lambdas: Sequence[Row] | None) -> int:
@@ -165,90 +199,177 @@ def moved(sigmas: Sequence[float], steps: Sequence[float], parametrization: str)
     return [*out, float(sigmas[-1])]
 
 
-class Learner:
-    """Gauss-Newton iterations from a starting run; ``best`` is the best so far on ``score``."""
+def robust_weights(squares: Tensor) -> Tensor:
+    """1 / (1 + e^2 / (2 median)^2), mean 1: Geman-McClure-like, for samples that fork."""
+    weights = 1 / (1 + squares / (4 * squares.median()).clamp(min=1e-30))
+    return weights / weights.mean()
 
-    def __init__(self, student: Student, run: Run, low: float) -> None:
-        self.student, self.best, self.low = student, run, low
-        self.parametrization = student.parametrization
 
-    def projected(self) -> bool:
-        """One projected iteration; whether the fit error fell."""
-        run, student = self.best, self.student
-        base = student.residuals(run)
-        columns = []
-        for j, gap in enumerate(gaps(run.sigmas, self.parametrization)):
-            delta = PERTURBATION * gap
-            steps = [0.0] * (len(run.sigmas) - 2)
-            steps[j] = delta
-            sigmas = moved(run.sigmas, steps, self.parametrization)
-            other = student.run(sigmas, base=run, fit_only=True)
-            columns.append((student.residuals(other) - base) / delta)
-        return self._step(base, columns, lambda move: (self._grid(move), None))
+@dataclass(frozen=True)
+class Learned:
+    """What :func:`learn` found: the run, its errors, and whether held-out samples prefer it."""
 
-    def joint(self) -> bool:
-        """One joint iteration over sigmas and lambdas; whether the fit error fell."""
-        run, student = self.best, self.student
-        base = student.residuals(run)
-        columns, places = [], []
-        inner = len(run.sigmas) - 2
-        for j, gap in enumerate(gaps(run.sigmas, self.parametrization)):
-            delta = PERTURBATION * gap
-            steps = [0.0] * inner
-            steps[j] = delta
-            sigmas = moved(run.sigmas, steps, self.parametrization)
-            other = student.run(sigmas, run.lambdas, base=run, fit_only=True)
-            columns.append((student.residuals(other) - base) / delta)
-        for k, stage in enumerate(run.stages):
-            for i, direction in enumerate(stage.c):
-                if not direction:
-                    continue
-                delta = 0.05
-                lambdas = [list(row) for row in run.lambdas]
-                lambdas[k][i] += delta
-                other = student.run(run.sigmas, lambdas, base=run, fit_only=True)
-                columns.append((student.residuals(other) - base) / delta)
+    run: Run
+    errors: Errors
+    helps: bool
+
+
+def learn(
+    model: Denoiser,
+    batches: Sequence[Batch],
+    trajectories: Sequence[Trajectory],
+    sigmas: Sequence[float],
+    solver: str,
+    parametrization: str,
+    columns: int,
+    gain: bool,
+    low: float,
+    budget: float,
+) -> Learned:
+    """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations.
+
+    ``low`` is the teacher's lowest sigma; no node goes below. Compared with the plain solver on
+    the given grid.
+    """
+    student = Student(model, batches, solver, parametrization, columns, gain)
+    stages = len(student.stages(sigmas))
+    before = student.run_plain(sigmas)
+    budget -= stages
+    reserve = stages * 3  # what falling back to the given grid would still cost
+    given = student.run(sigmas)
+    starts, spent = _starts(student, trajectories, given, low, budget - stages - reserve)
+    left = budget - stages - spent - reserve
+
+    def step(run: Run, refit: bool) -> Run | None:
+        nonlocal left
+        if (cost := _iteration_cost(student, run, refit)) > left:
+            return None
+        left -= cost
+        student.weights = robust_weights(student.residuals(run).square().mean(1))
+        return iterate(student, run, low, refit)
+
+    tried = [given, *starts, *(found for start in starts if (found := step(start, True)))]
+    run = min(tried, key=lambda run: student.robust_error(run, False))
+    for _ in range(JOINT):
+        if (found := step(run, False)) is None:
+            break
+        tried.append(run := found)
+    kept = min(tried, key=lambda run: student.robust_error(run, student.validates))
+    return _judge(student, before, kept, given)
+
+
+def _judge(student: Student, before: Run, kept: Run, given: Run) -> Learned:
+    """Errors of plain and learned run; the held-out ones decide."""
+    pairs = [(student.error(before, held), student.error(kept, held)) for held in (False, True)]
+    size = torch.cat([flat(batch.final) for batch in student.batches]).square().mean().sqrt()
+    sane = pairs[-1][0] > NEGLIGIBLE * float(size) and kept is not given
+    sane = sane and all(abs(value) <= MAX_LAMBDA for row in kept.lambdas for value in row)
+    if not student.validates:
+        return Learned(kept, Errors(*pairs[0]), sane)
+    return Learned(kept, Errors(*pairs[0], *pairs[1]), sane and pairs[1][1] < pairs[1][0])
+
+
+def _starts(
+    student: Student,
+    trajectories: Sequence[Trajectory],
+    given: Run,
+    low: float,
+    budget: float,
+) -> tuple[list[Run], float]:
+    """The best run of either family of starts, and the evaluations per sample that they took."""
+    sigmas, steps = given.sigmas, len(given.sigmas) - 1
+    usual: list[list[float]] = []
+    chosen: list[list[float]] = []
+    raised = RAISED_END[student.parametrization]
+    if sigmas[-1] == 0 and steps > 2 and low < raised < sigmas[0]:
+        usual += [karras(steps, raised, sigmas[0], rho).tolist() for rho in RAISED_RHO]
+    knots = [*trajectories[0].sigmas, *([0.0] if sigmas[-1] == 0 else [])]
+    if 1 < steps < len(knots) - 1:
+        fit = [t for t, b in zip(trajectories, student.batches, strict=True) if not b.held_out]
+        costs = euler_costs(fit)[: len(knots), : len(knots)]
+        chosen = [choose_nodes(knots, costs, steps, c) for c in COEFFICIENTS]
+    each = len(student.stages(sigmas))
+    spent, best = 0.0, []
+    for family, known in ((usual, [given]), (chosen, [])):
+        affordable = int((budget - spent - each) // (each * student.share))
+        runs = [student.run(grid, fit_only=True) for grid in family[: max(0, affordable)]]
+        spent += len(runs) * each * student.share
+        if known or runs:
+            run = min([*known, *runs], key=lambda run: student.robust_error(run, False))
+            if run is not given:
+                run = student.run(run.sigmas, run.lambdas)
+                spent += each
+            best.append(run)
+    return best, spent
+
+
+def _iteration_cost(student: Student, run: Run, refit: bool) -> float:
+    """Evaluations per sample of one iteration: every perturbed run, then the candidates."""
+    n = len(run.stages)
+    reruns = 0 if refit else sum(n - 1 - k for k in range(n) for row in run.stages[k].c if row)
+    for j, _ in enumerate(run.sigmas[1:-1]):
+        first = next(k for k, s in enumerate(run.stages) if s.sigma_next == run.sigmas[j + 1])
+        reruns += n - 1 - first
+    return student.share * (reruns + len(DAMPINGS) * n) + n
+
+
+def iterate(student: Student, run: Run, low: float, refit: bool) -> Run | None:
+    """One Gauss-Newton iteration; None when the fit error does not fall.
+
+    ``refit``: over sigmas, lambdas refitted along each run; otherwise over sigmas and lambdas.
+    """
+    base = student.residuals(run)
+    columns: list[Tensor] = []
+    places: list[tuple[int, int]] = []
+    inner = len(run.sigmas) - 2
+    for j, gap in enumerate(gaps(run.sigmas, student.parametrization)):
+        delta = PERTURBATION * gap
+        steps = [delta * (i == j) for i in range(inner)]
+        sigmas = moved(run.sigmas, steps, student.parametrization)
+        other = student.run(sigmas, None if refit else run.lambdas, run, fit_only=True)
+        columns.append((student.residuals(other) - base) / delta)
+    for k, stage in enumerate(() if refit else run.stages):
+        for i, direction in enumerate(stage.c):
+            if direction:
+                lambdas = _nudged(run.lambdas, [(k, i)], [LAMBDA_PERTURBATION])
+                other = student.run(run.sigmas, lambdas, run, fit_only=True)
+                columns.append((student.residuals(other) - base) / LAMBDA_PERTURBATION)
                 places.append((k, i))
+    best, error = None, student.weighted_error(run)
+    for move in _moves(base, columns, student.weights):
+        sigmas = moved(run.sigmas, move[:inner], student.parametrization)
+        sigmas[1:-1] = [max(sigma, low * 1.0001) for sigma in sigmas[1:-1]]
+        if any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)):
+            continue
+        lambdas = None if refit else _nudged(run.lambdas, places, move[inner:])
+        other = student.run(sigmas, lambdas, fit_only=True)
+        if student.weighted_error(other) < error:
+            best, error = other, student.weighted_error(other)
+    return None if best is None else student.run(best.sigmas, best.lambdas)
 
-        def candidate(move: Row) -> tuple[list[float], list[Row]]:
-            lambdas = [list(row) for row in run.lambdas]
-            for (k, i), step in zip(places, move[inner:], strict=True):
-                lambdas[k][i] += step
-            return self._grid(move[:inner]), lambdas
 
-        return self._step(base, columns, candidate)
+def _nudged(
+    lambdas: Sequence[Row], places: Sequence[tuple[int, int]], steps: Sequence[float]
+) -> list[Row]:
+    out = [list(row) for row in lambdas]
+    for (k, i), step in zip(places, steps, strict=True):
+        out[k][i] += step
+    return out
 
-    def _grid(self, move: Sequence[float]) -> list[float]:
-        sigmas = moved(self.best.sigmas, move, self.parametrization)
-        return [sigmas[0], *(max(s, self.low * 1.0001) for s in sigmas[1:-1]), sigmas[-1]]
 
-    def _step(
-        self,
-        base: Tensor,
-        columns: Sequence[Tensor],
-        candidate: Callable[[Row], tuple[list[float], list[Row] | None]],
-    ) -> bool:
-        """Solve the damped normal equations and keep the best candidate, if it is better."""
-        weights = self.student.weights
-        w = torch.ones(len(base), dtype=torch.float64) if weights is None else weights
-        gram = torch.tensor(
-            [[float((w[:, None] * a * b).sum()) for b in columns] for a in columns],
-            dtype=torch.float64,
-        )
-        rhs = torch.tensor([-float((w[:, None] * a * base).sum()) for a in columns]).double()
-        scale = gram.diagonal().clamp(min=1e-30).sqrt()
-        unit = gram / scale[:, None] / scale
-        start = self.student.error(self.best)
-        better = self.best
-        for damping in DAMPINGS:
-            damped = unit + damping * torch.eye(len(unit), dtype=torch.float64)
-            move = (torch.linalg.solve(damped, rhs / scale) / scale).tolist()
-            sigmas, lambdas = candidate(move)
-            if any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)):
-                continue
-            run = self.student.run(sigmas, lambdas)
-            if self.student.error(run) < self.student.error(better):
-                better = run
-        improved = self.student.error(better) < start
-        self.best = better
-        return improved
+def _moves(base: Tensor, columns: Sequence[Tensor], weights: Tensor | None) -> list[Row]:
+    """Solutions of the damped normal equations, one per damping; rows of residuals streamed."""
+    w = torch.ones(len(base), dtype=torch.float64) if weights is None else weights
+    gram = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+    rhs = torch.zeros(len(columns), dtype=torch.float64)
+    for b in range(len(base)):
+        jacobian = torch.stack([column[b] for column in columns])
+        gram += w[b] * jacobian @ jacobian.T
+        rhs -= w[b] * jacobian @ base[b]
+    scale = gram.diagonal().clamp(min=1e-30).sqrt()
+    unit = gram / scale[:, None] / scale
+    eye = torch.eye(len(unit), dtype=torch.float64)
+    return [
+        (torch.linalg.solve(unit + damping * eye, rhs / scale) / scale).tolist()
+        for damping in DAMPINGS
+    ]

@@ -48,9 +48,10 @@ def resolve(
     """The best that ``tables`` offer for a run over ``sigmas``.
 
     Exact grids come first, then slices, then interpolation; among equals the nearest cfg and then
-    the lowest held-out error. Without a usable table the solver runs with Adams-Bashforth lambdas.
-    Raises :class:`SigmasError` and, for an unknown solver or one that none of the tables has,
-    :class:`DodeError`.
+    the lowest held-out error. A table with learned sigmas serves every full run of its step count
+    and brings them along: that counts as exact. Without a usable table the solver runs with
+    Adams-Bashforth lambdas. Raises :class:`SigmasError` and, for an unknown solver or one that
+    none of the tables has, :class:`DodeError`.
     """
     grid = check_sigmas(sigmas)
     if solver is not None:
@@ -72,11 +73,14 @@ def resolve(
     if len(grid) < 2 or not ranked:
         return _uncalibrated(tables, grid, solver, parametrization)
     rank, table = ranked[0]
-    stages = get_solver(table.solver).stages(
-        grid, parametrization, columns=table.columns, gain=table.gain
-    )
     kind = KINDS[int(rank[0])]
-    rows = _interpolated(table, stages) if kind == "interpolated" else _sliced(table, stages)
+    if kind == "exact" and _brings_sigmas(table, grid):
+        stages, rows = table.stages, [tuple(row) for row in table.lambdas.tolist()]
+    else:
+        stages = get_solver(table.solver).stages(
+            grid, parametrization, columns=table.columns, gain=table.gain
+        )
+        rows = _interpolated(table, stages) if kind == "interpolated" else _sliced(table, stages)
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
     return Resolution(kind, table.solver, parametrization, stages, rows, table, message)
 
@@ -89,7 +93,7 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     distance = 0.0
     if cfg is not None:
         distance = UNKNOWN_CFG_DISTANCE if table.cfg is None else abs(table.cfg - cfg)
-    if same_sigmas(own, grid):
+    if same_sigmas(own, grid) or _brings_sigmas(table, grid):
         return 0, distance, quality
     if _offset(own, grid) is not None:
         return 1, distance, -table.steps, quality
@@ -97,6 +101,13 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     if steps is None or not 1 / STEP_RATIO_LIMIT <= steps <= STEP_RATIO_LIMIT:
         return None
     return 2, abs(math.log(steps)), distance, quality
+
+
+def _brings_sigmas(table: LambdaTable, grid: Sequence[float]) -> bool:
+    """Whether a full run of as many steps can take a learned table's sigmas instead of its own."""
+    own = table.sigmas.tolist()
+    ends = same_sigmas((own[0], own[-1]), (grid[0], grid[-1]))
+    return table.learned_sigmas and len(own) == len(grid) and ends
 
 
 def _offset(own: Sequence[float], grid: Sequence[float]) -> int | None:

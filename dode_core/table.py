@@ -50,6 +50,7 @@ class LambdaTable:
 
     sigmas: (steps + 1,) float64, the full grid. lambdas: (stages, columns) float64, dimensionless,
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
+    ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``evaluations`` counts model evaluations per calibration sample, teacher included.
     Raises :class:`TableError` when a field is missing, absurd, or disagrees with another.
@@ -72,6 +73,7 @@ class LambdaTable:
     model_name: str = ""
     model_fingerprint: str = ""
     program: str = ""
+    learned_sigmas: bool = False
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +136,8 @@ class LambdaTable:
         text = f"{get_solver(self.solver).label}, {self.steps} steps"
         if self.columns > 1 or self.gain:
             text += f", {self.columns} columns" + (" + gain" if self.gain else "")
+        if self.learned_sigmas:
+            text += ", own sigmas"
         if self.cfg is not None:
             text += f", cfg {self.cfg:g}"
         if self.errors and self.errors.ratio is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,16 +56,13 @@ class Teacher:
     def states(
         self,
         model: Denoiser,
-        x: Tensor,
+        start: State | Tensor,
         sigmas: Sequence[float],
-        *,
-        extra_args: Mapping[str, Any] | None = None,
         parametrization: str = "ve",
-        park: bool = False,
     ) -> Tensor:
-        """The states at sigmas[1:], shape (len(sigmas) - 1, B, ...), on the CPU with ``park``."""
+        """The states at sigmas[1:], shape (len(sigmas) - 1, B, ...), where the start's x lives."""
         stages = self.stages(sigmas, parametrization)
-        state = State.begin(x, extra_args, park)
+        state = State.begin(start) if isinstance(start, Tensor) else start.copy()
         found = []
         for k, stage in integrate(model, [state], stages, parametrization=parametrization):
             ends = k + 1 == len(stages) or stages[k + 1].starts_step

@@ -105,4 +105,5 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
         draw(TEXTS),
         draw(TEXTS),
         draw(TEXTS.filter(bool)),
+        draw(st.booleans()),
     )

@@ -25,7 +25,6 @@ from dode_core.demo.model import (
     load_demo,
     load_network,
     save_network,
-    weights_path,
 )
 
 SIGMA_MIN, SIGMA_MAX = 0.002, {"ve": 80.0, "flow": 1.0}
@@ -56,8 +55,6 @@ def alpha(model: EmojiDenoiser, sigma: float) -> float:
 
 @pytest.fixture(scope="module", params=["emoji_edm", "emoji_flow"])
 def demo(request: pytest.FixtureRequest) -> EmojiDenoiser:
-    if not weights_path(request.param).exists():
-        pytest.skip(f"{request.param} is not shipped")
     return load_demo(request.param)
 
 

@@ -50,7 +50,7 @@ def test_errors_are_those_of_sampling(
     )
     assert (table.samples_fit, table.samples_holdout) == (8, 3)
     assert table.errors is not None
-    goal = teacher.states(model, x, sigmas.tolist(), parametrization=parametrization)[-1]
+    goal = teacher.states(model, x, sigmas.tolist(), parametrization)[-1]
     options = {"parametrization": parametrization}
     plain = sampled(model, x, sigmas, solver=solver, **options) - goal
     distilled = sampled(model, x, sigmas, table=table, **options) - goal

@@ -201,7 +201,7 @@ def test_distilled_ddim_is_nearer_to_the_teacher(steps: int, parametrization: st
     table = dode.distill(model, x, sigmas, "ddim", parametrization=parametrization)
     new = start(parametrization, sigmas, 64, *SHAPE, seed=99)
     teacher = Teacher("heun", 20)
-    goal = teacher.states(model, new, sigmas.tolist(), parametrization=parametrization)[-1]
+    goal = teacher.states(model, new, sigmas.tolist(), parametrization)[-1]
     plain = rms(sampled(model, new, sigmas, parametrization=parametrization) - goal)
     distilled = rms(sampled(model, new, sigmas, table=table) - goal)
     assert table.helps and distilled < 0.7 * plain

@@ -1,0 +1,196 @@
+"""The student's run with lambdas fitted on the way, and what held-out samples say of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CalibrationError
+from .fit import Batch, Products, flat, stage_products
+from .integrate import Denoiser, State, integrate, no_lambdas, plain, update
+from .solvers import Stage
+from .table import MAX_LAMBDA as TABLE_LIMIT
+from .table import Errors
+
+Progress = Callable[[int, int, Tensor], None]
+MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
+_RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
+
+
+class CountingModel:
+    """The denoiser with its calls counted and reported; raising from progress stops everything."""
+
+    def __init__(self, model: Denoiser, progress: Progress | None, total: int) -> None:
+        self.model, self.progress, self.total = model, progress, total
+        self.calls = self.evaluations = 0
+        self.newest: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        denoised = self.model(x, sigma, **extra_args)
+        self.calls += 1
+        self.evaluations += len(x)
+        self.newest = denoised
+        if not denoised.isfinite().all():
+            raise CalibrationError(
+                f"The model's output is not finite at sigma {float(sigma[0]):g}; check its "
+                "precision (an fp16 overflow?) or use other calibration noise."
+            )
+        if self.progress is not None:
+            self.progress(self.calls, max(self.total, self.calls), denoised)
+        return denoised
+
+    def finish(self) -> None:
+        """Report the end: calls that were reserved and not needed count as done."""
+        if self.progress is not None and self.newest is not None:
+            self.progress(self.total, self.total, self.newest)
+
+
+class Calibration:
+    """The student's run with lambdas fitted on the way, and what held-out samples say of it."""
+
+    def __init__(
+        self,
+        model: Denoiser,
+        batches: Sequence[Batch],
+        stages: Sequence[Stage],
+        parametrization: str,
+    ) -> None:
+        self.model, self.batches, self.stages = model, batches, stages
+        self.parametrization = parametrization
+        self.validate = any(batch.held_out for batch in batches)
+        self.width = max((len(stage.c) for stage in stages), default=1)
+        self.lambdas: list[list[float]] = []
+        self.zeroed: set[int] = set()
+
+    def run(self) -> tuple[Tensor, Errors]:
+        """(lambdas (stages, columns), errors of the final states)."""
+        before = self._errors(self._run(plain(self.stages), self.batches))
+        checkpoints: list[list[State]] = []  # held-out states before each stage's update
+        finals = self._run(self.stages, self.batches, self._fit(checkpoints))
+        after = self._errors(finals)
+        if self.validate and not after[1] < before[1]:
+            after = self._eliminate(checkpoints, before, after)
+        rows = torch.tensor(self.lambdas, dtype=torch.float64).reshape(len(self.stages), self.width)
+        holdout = (before[1], after[1]) if self.validate else (None, None)
+        return rows, Errors(before[0], after[0], *holdout)
+
+    def _fit(self, checkpoints: list[list[State]]) -> Callable[..., Sequence[float]]:
+        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+            pairs = zip(states, self.batches, strict=True)
+            checkpoints.append([state.copy() for state, batch in pairs if batch.held_out])
+            products = stage_products(self.batches, k, stage, states, self.width)
+            if products is None:
+                row = torch.zeros(self.width, dtype=torch.float64)
+            elif self.validate:
+                row = self._validated(k, products)
+            else:
+                row = products.solve()
+                if not float(row.abs().max()) <= TABLE_LIMIT:  # its direction is noise
+                    row = torch.zeros_like(row)
+            self.lambdas.append(row.tolist())
+            return self.lambdas[-1]
+
+        return choose
+
+    def _validated(self, k: int, products: Products) -> Tensor:
+        """The candidate that brings held-out samples nearest to their targets; 0 is always one."""
+        candidates = [products.solve()]
+        if self.width > 1:
+            active = range(1, self.width + 1)
+            candidates = [products.solve(ridge, n) for n in active for ridge in _RIDGES]
+        sane = [row for row in candidates if float(row.abs().max()) <= MAX_LAMBDA]
+        best = min(sane, key=products.change, default=None)
+        if best is None or not products.change(best) < 0:
+            self.zeroed.add(k)
+            return torch.zeros(self.width, dtype=torch.float64)
+        return best
+
+    def _eliminate(
+        self,
+        checkpoints: Sequence[Sequence[State]],
+        before: tuple[float, float],
+        after: tuple[float, float],
+    ) -> tuple[float, float]:
+        """Zero lambdas that do not help the held-out final error, last stage first.
+
+        Each trial re-runs the held-out samples from that stage only. When the rest is still not
+        better than the plain solver, nothing is left.
+        """
+        held = [batch for batch in self.batches if batch.held_out]
+        for k in reversed(range(len(self.stages))):
+            if not any(self.lambdas[k]):
+                continue
+            kept, self.lambdas[k] = self.lambdas[k], [0.0] * self.width
+            states = [state.copy() for state in checkpoints[k]]
+            trial = self._errors(self._finish(states, k), held)[1]
+            if trial < after[1]:
+                after = after[0], trial
+                self.zeroed.add(k)
+            else:
+                self.lambdas[k] = kept
+        if after[1] < before[1]:
+            finals = self._run(self.stages, self.batches, lambda k, *_: self.lambdas[k])
+            return self._errors(finals)
+        self.zeroed.update(k for k, row in enumerate(self.lambdas) if any(row))
+        self.lambdas = [[0.0] * self.width for _ in self.stages]
+        return before
+
+    def _finish(self, states: list[State], k: int) -> list[State]:
+        """Run held-out states on, from after stage k's model call to the end."""
+        for state in states:
+            state.x = update(state, self.stages[k], self.lambdas[k])
+        choose: Any = lambda i, *_: self.lambdas[i]  # noqa: E731
+        loop = integrate(
+            self.model,
+            states,
+            self.stages,
+            choose,
+            parametrization=self.parametrization,
+            first=k + 1,
+        )
+        for _ in loop:
+            pass
+        return states
+
+    def _run(
+        self, stages: Sequence[Stage], batches: Sequence[Batch], choose: Any = no_lambdas
+    ) -> list[State]:
+        states = [batch.state.copy() for batch in batches]
+        for _ in integrate(
+            self.model, states, stages, choose, parametrization=self.parametrization
+        ):
+            pass
+        return states
+
+    def _errors(
+        self, finals: Sequence[State], batches: Sequence[Batch] | None = None
+    ) -> tuple[float, float]:
+        """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
+        squares: dict[bool, list[float]] = {False: [], True: []}
+        for state, batch in zip(finals, batches or self.batches, strict=True):
+            distance = flat(state.x - batch.final).square().mean(1)
+            squares[batch.held_out] += distance.tolist()
+        means = [math.fsum(v) / len(v) if v else 0.0 for v in (squares[False], squares[True])]
+        if not all(map(math.isfinite, means)):
+            raise CalibrationError(
+                "The final states are not finite; check the model's precision (an fp16 overflow?)."
+            )
+        return math.sqrt(means[0]), math.sqrt(means[1])
+
+
+def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:
+    """A micro-batch whose goals are given stage by stage."""
+    own = [goal.to(state.x) for goal in goals]
+    return Batch(state, lambda k, stage: own[k], own[-1], held_out)
+
+
+def split(samples: int, held_out: int, batch_size: int) -> list[slice]:
+    """Micro-batches; none mixes fit and held-out samples, which come last."""
+    parts = []
+    for low, high in ((0, samples - held_out), (samples - held_out, samples)):
+        parts += [slice(i, min(i + batch_size, high)) for i in range(low, high, batch_size)]
+    return parts

@@ -1,0 +1,253 @@
+"""The dense teacher, learned sigmas, and many tables from one teacher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from problems import Recorded, gaussian, grid_for, karras, mixture, rms, solve, start
+from torch import Tensor
+
+import dode_core as dode
+from dode_core.dense import choose_nodes, dense_grid, dense_teacher, euler_costs
+from dode_core.distill import Session
+from dode_core.fit import Batch
+from dode_core.integrate import State
+from dode_core.learn import Student, iterate, robust_weights
+from dode_core.resolve import resolve
+
+SHAPE = (2, 3, 3)
+BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
+
+
+def noise(parametrization: str = "ve", count: int = 12, seed: int = 0) -> Tensor:
+    return start(parametrization, grid_for(parametrization, 6), count, *SHAPE, seed=seed)
+
+
+# The dense teacher
+
+
+@BOTH
+def test_dense_output_is_the_exact_solution(parametrization: str) -> None:
+    """Between the knots as well as on them, at the teacher's own accuracy."""
+    model, x = gaussian(parametrization, SHAPE), noise(parametrization, 3)
+    grid = grid_for(parametrization, 6).tolist()
+    fine = dense_grid(grid[0], grid[-2], parametrization, 60)
+    trajectory = dense_teacher(model, State.begin(x), fine, parametrization)
+    between = [math.sqrt(a * b) for a, b in zip(fine[:-2], fine[1:-1], strict=True)]
+    for sigma in [*fine[1:-1:7], *between[::7]]:
+        expected = solve(model, x, grid[0], sigma)
+        assert rms(trajectory.at(sigma) - expected) < 2e-3 * rms(expected)
+    assert trajectory.at(fine[5]) is trajectory.x[5] and trajectory.at(0) is trajectory.final
+    for outside in (2 * fine[0], 0.5 * fine[-2]):
+        with pytest.raises(dode.CalibrationError, match="covers sigma"):
+            trajectory.at(outside)
+
+
+@pytest.mark.parametrize("coefficient", [0.8, 1.0, 1.3])
+def test_nodes_are_the_cheapest_of_all(coefficient: float) -> None:
+    """Dynamic programming against trying every choice."""
+    generator = torch.Generator().manual_seed(3)
+    sigmas = [8.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0]
+    costs = torch.rand(7, 7, generator=generator, dtype=torch.float64).triu(1)
+
+    def total(nodes: tuple[int, ...]) -> float:
+        path = (0, *nodes, 6)
+        value = 0.0
+        for a, b in reversed(list(itertools.pairwise(path))):
+            value = float(costs[a, b].sqrt()) + coefficient * value
+        return value
+
+    for steps in (1, 2, 3, 5):
+        best = min(itertools.combinations(range(1, 6), steps - 1), key=total)
+        found = choose_nodes(sigmas, costs, steps, coefficient)
+        assert found == [sigmas[i] for i in (0, *best, 6)]
+
+
+def test_euler_costs_vanish_on_a_straight_path() -> None:
+    """A model whose noise estimate never changes: Euler is exact between any two knots."""
+
+    def straight(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.ones_like(x) * 0.3
+
+    trajectory = dense_teacher(straight, State.begin(noise(count=2)), dense_grid(15, 0.1, "ve", 9))
+    assert float(euler_costs([trajectory]).max()) < 1e-20
+
+
+# Running from the middle, and one iteration
+
+
+def student(columns: int = 2, gain: bool = True, held_out: bool = False) -> Student:
+    model, x = mixture(shape=SHAPE), noise()
+    state = State.begin(x)
+    trajectory = dense_teacher(model, state, dense_grid(15.0, 0.03, "ve", 40))
+    batch = Batch(
+        state, lambda k, stage: trajectory.at(stage.sigma_next), trajectory.final, held_out
+    )
+    return Student(model, [batch], "ddim", "ve", columns, gain)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "deis", "heun", "dpm_solver_2", "dpmpp_2m"])
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_run_from_the_middle_is_a_whole_run(solver: str, refit: bool) -> None:
+    """Moving one sigma re-runs from there only, and changes nothing else."""
+    runner = student(1, False)
+    runner.solver = dode.SOLVERS[solver]
+    model = Recorded(runner.model)
+    runner.model = model
+    base = runner.run(karras(6))
+    for j in range(1, 6):
+        sigmas = karras(6).tolist()
+        sigmas[j] *= 1.1
+        lambdas = None if refit else base.lambdas
+        before = len(model.calls)
+        partial = runner.run(sigmas, lambdas, base)
+        taken = len(model.calls) - before
+        whole = runner.run(sigmas, lambdas)
+        assert taken < len(whole.stages)
+        torch.testing.assert_close(partial.finals[0].x, whole.finals[0].x, rtol=0, atol=0)
+        assert partial.lambdas == whole.lambdas
+
+
+def test_an_iteration_lowers_the_final_error_and_keeps_the_order() -> None:
+    runner = student()
+    run = runner.run(karras(5))
+    for refit in (True, False, False):
+        found = iterate(runner, run, 0.03, refit)
+        assert found is not None and runner.error(found) < runner.error(run)
+        assert found.sigmas[0] == run.sigmas[0] and found.sigmas[-1] == 0
+        assert all(a > b for a, b in itertools.pairwise(found.sigmas))
+        run = found
+
+
+def test_robust_weights() -> None:
+    squares = torch.tensor([1.0, 1.1, 0.9, 100.0], dtype=torch.float64)
+    weights = robust_weights(squares)
+    assert math.isclose(float(weights.mean()), 1) and float(weights[3]) < 0.1 * float(weights[0])
+
+
+# distill(..., learn_sigmas=True)
+
+
+@BOTH
+def test_learned_sigmas_help_on_new_noise(parametrization: str) -> None:
+    model = Recorded(mixture(parametrization, SHAPE, std=0.3))
+    sigmas = grid_for(parametrization, 5)
+    options = {"parametrization": parametrization, "columns": 2, "gain": True}
+    table = dode.distill(model, noise(parametrization), sigmas, learn_sigmas=True, **options)
+    assert table.learned_sigmas and table.errors is not None and table.errors.ratio < 0.9
+    evaluated = sum(len(call[0]) for call in model.calls)
+    assert math.isclose(table.evaluations, evaluated / 12) and table.evaluations <= 300
+    new = noise(parametrization, 32, seed=7)
+    goal = solve(model, new, float(sigmas[0]), 1e-4)
+
+    def error(table: dode.LambdaTable, sigmas: Tensor) -> float:
+        return rms(dode.sample(model, new, sigmas, disable=True, table=table) - goal)
+
+    fixed = dode.distill(model, noise(parametrization), sigmas, **options)
+    assert error(table, table.sigmas) < 0.9 * error(fixed, sigmas)
+
+
+def test_budget_is_kept() -> None:
+    for budget in (60, 120, 300):
+        model = Recorded(mixture(shape=SHAPE))
+        table = dode.distill(model, noise(), karras(6), learn_sigmas=True, budget=budget)
+        assert table.evaluations <= budget
+        assert table.errors is not None and table.errors.ratio <= 1
+
+
+def test_learned_errors_are_what_a_user_sees() -> None:
+    model, x = mixture(shape=SHAPE), noise()
+    table = dode.distill(model, x, karras(5), learn_sigmas=True, columns=2)
+    assert table.errors is not None and table.samples_holdout == 3
+    goal = dense_teacher(model, State.begin(x[9:]), dense_grid(15.0, karras(5)[-2], "ve", 30)).final
+    found = dode.sample(model, x[9:], table.sigmas, disable=True, table=table)
+    assert math.isclose(rms(found - goal), table.errors.distilled_holdout, rel_tol=1e-9)
+    plain = dode.sample(model, x[9:], karras(5), disable=True)
+    assert math.isclose(rms(plain - goal), table.errors.plain_holdout, rel_tol=1e-9)
+
+
+def test_nothing_to_learn_keeps_the_grid() -> None:
+    """The model's noise estimate is constant: the plain solver is exact on any grid."""
+
+    def straight(x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+    table = dode.distill(straight, noise(), karras(5), learn_sigmas=True)
+    assert not table.learned_sigmas and not table.helps
+    assert table.sigmas.tolist() == karras(5).tolist() and not table.lambdas.any()
+
+
+def test_learning_refuses_targets_and_ascending_grids() -> None:
+    for sigmas, targets in ((karras(3), torch.zeros(3, 12, *SHAPE)), ([1.0, 2.0, 4.0], None)):
+        with pytest.raises(dode.CalibrationError, match="descending grid"):
+            dode.distill(mixture(shape=SHAPE), noise(), sigmas, targets=targets, learn_sigmas=True)
+
+
+def test_learning_is_deterministic() -> None:
+    a, b = (dode.distill(mixture(shape=SHAPE), noise(), karras(5), learn_sigmas=True) for _ in "ab")
+    assert torch.equal(a.sigmas, b.sigmas) and torch.equal(a.lambdas, b.lambdas)
+
+
+# distill_many
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_one_teacher_for_all(learn: bool) -> None:
+    model = Recorded(mixture(shape=SHAPE))
+    grids = [karras(n) for n in (4, 6)]
+    done: list[tuple[int, int]] = []
+    tables = dode.distill_many(
+        model,
+        noise(),
+        grids,
+        ["ddim", "dpmpp_2m"],
+        settings=[(1, False), (2, True)],
+        learn_sigmas=learn,
+        budget=100,
+        progress=lambda n, total, x: done.append((n, total)),
+    )
+    assert len(tables) == 8
+    assert [(t.steps, t.solver, t.columns, t.gain) for t in tables[:3]] == [
+        (4, "ddim", 1, False),
+        (4, "ddim", 2, True),
+        (4, "dpmpp_2m", 1, False),
+    ]
+    evaluated = sum(len(call[0]) for call in model.calls)
+    assert math.isclose(sum(t.evaluations for t in tables), evaluated / 12)
+    assert all(n <= total for n, total in done) and done[-1][0] == done[-1][1]
+    assert all(t.evaluations < 70 for t in tables[1:]) or learn
+    best = dode.best_tables(tables)
+    assert list(best) == [4, 6]
+    for nfe, table in best.items():
+        others = [t.errors.distilled_holdout for t in tables if len(t.stages) == nfe]
+        assert table.errors.distilled_holdout == min(others)
+
+
+def test_grids_of_one_session_share_their_ends() -> None:
+    with pytest.raises(dode.CalibrationError, match="same sigmas"):
+        dode.distill_many(mixture(shape=SHAPE), noise(), [karras(4), karras(4) * 2])
+
+
+def test_the_teacher_runs_once() -> None:
+    model = Recorded(mixture(shape=SHAPE))
+    session = Session(model, noise(), karras(5).tolist(), None, 0.25, None, None, 16)
+    first, second = session.dense(), session.dense()
+    assert len(model.calls) == 30 * len(session.parts)
+    assert first[0].final is second[0].final
+
+
+# Resolving a learned table
+
+
+def test_a_learned_table_brings_its_sigmas() -> None:
+    own = [15.0, 4.0, 1.0, 0.3, 0.0]
+    rows = torch.full((4, 1), 0.3, dtype=torch.float64)
+    table = dode.LambdaTable("ddim", torch.tensor(own), rows, learned_sigmas=True)
+    found = resolve([table], karras(4))
+    assert found.kind == "exact" and [s.sigma for s in found.stages] == pytest.approx(own[:-1])
+    assert found.lambdas == [(0.3,)] * 4
+    assert resolve([table], karras(4)[1:]).kind != "exact"
+    assert resolve([table], karras(5)).kind != "exact"
