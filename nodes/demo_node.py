@@ -24,11 +24,15 @@ class DemoModel(io.ComfyNode):
             "that a sampler needs. Works with the stock nodes, no download.",
             inputs=[
                 io.Combo.Input(
-                    "subject", options=list(CLASSES), tooltip="What the positive asks for."
+                    "subject",
+                    options=list(CLASSES),
+                    default="food",
+                    tooltip="What the positive asks for.",
                 ),
                 io.Combo.Input(
                     "variant",
                     options=variants(),
+                    default=variants()[0],
                     tooltip="EDM: sigma 80 to 0.002, like a Stable Diffusion model. "
                     "flow: rectified flow, sigma 1 to 0, like SD3 or Flux.",
                 ),

@@ -38,6 +38,7 @@ def widgets() -> list[io.Input]:
             io.Combo.Input(
                 "scheduler",
                 options=schedulers,
+                default=schedulers[0],
                 optional=True,
                 tooltip="The scheduler that you will sample with. Not used when SIGMAS are "
                 "connected.",
@@ -69,6 +70,7 @@ def widgets() -> list[io.Input]:
             io.Combo.Input(
                 "existing",
                 options=[REUSE, AGAIN],
+                default=REUSE,
                 optional=True,
                 tooltip="When the file has a table of this model with the same settings already. "
                 "Another prompt alone is not another setting.",

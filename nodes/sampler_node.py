@@ -35,6 +35,7 @@ class Sampler(io.ComfyNode):
                 io.Combo.Input(
                     "solver",
                     options=[AUTO, *SOLVERS],
+                    default=AUTO,
                     optional=True,
                     tooltip=f"{AUTO}: the table's own, or the best that the checkpoint has.\n"
                     + SOLVER_HELP,

@@ -1,4 +1,4 @@
-"""D-ODE Load Table: a table out of a file."""
+"""D-ODE Load Table and D-ODE Apply to Model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..dode_core.solvers import SOLVERS, get_solver
 from ..dode_core.table import LambdaTable
 from . import store
 from .common import CATEGORY, SOLVER_HELP, Table, advanced, show_text
+from .sampling import RIDING
 
 ANY = "any"
 NO_FILES = "(no table files yet)"
@@ -22,6 +23,7 @@ class LoadTable(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        files = list(store.listing()) or [NO_FILES]
         return io.Schema(
             node_id="DODE_LoadTable",
             display_name="D-ODE Load Table",
@@ -31,13 +33,15 @@ class LoadTable(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=list(store.listing()) or [NO_FILES],
+                    options=files,
+                    default=files[0],
                     tooltip="Table files beside checkpoints and diffusion models, and in "
                     "models/dode. Press R to see new ones.",
                 ),
                 io.Combo.Input(
                     "solver",
                     options=[ANY, *SOLVERS],
+                    default=ANY,
                     optional=True,
                     tooltip=f"Which tables of the file to choose from.\n{SOLVER_HELP}",
                 ),
@@ -106,4 +110,29 @@ def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
     return left[number - 1]
 
 
-NODES = [LoadTable]
+class ApplyToModel(io.ComfyNode):
+    """A MODEL that carries its table along."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DODE_ApplyToModel",
+            display_name="D-ODE Apply to Model",
+            category=CATEGORY,
+            description="Puts a table on the MODEL: any sampler node that is set to 'dode' then "
+            "uses it, wherever the table came from.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample with."),
+                Table.Input("table", tooltip="From D-ODE Distill or D-ODE Load Table."),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The model with its table.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, table: LambdaTable) -> io.NodeOutput:
+        patcher = model.clone()
+        patcher.model_options.setdefault("transformer_options", {})[RIDING] = table
+        return io.NodeOutput(patcher)
+
+
+NODES = [LoadTable, ApplyToModel]

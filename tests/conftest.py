@@ -6,12 +6,17 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from hosts.comfy import ComfyServer
 
 TESTS = Path(__file__).resolve().parent
 for folder in (TESTS, TESTS.parent):  # `problems`, `hosts`; `dode_core`
@@ -71,3 +76,32 @@ def k_diffusion_sampling() -> ModuleType:
     except ImportError as error:
         missing("k-diffusion", error)
         raise
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in test_comfy_*.py need a ComfyUI; ``-m "not comfy"`` leaves them out."""
+    for item in items:
+        if item.path.name.startswith("test_comfy_"):
+            item.add_marker(pytest.mark.comfy)
+
+
+@pytest.fixture(scope="session")
+def comfy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """One real ComfyUI server with this pack, for the whole run."""
+    from hosts.comfy import CONDITIONING_PACK, ComfyServer
+    from hosts.install import InstallError, comfy_root
+
+    try:
+        comfy_root()
+    except InstallError as error:
+        missing("ComfyUI", error)
+    with ComfyServer(tmp_path_factory.mktemp("comfyui"), packs=[CONDITIONING_PACK]) as server:
+        yield server
+
+
+@pytest.fixture
+def comfy(comfy_server: ComfyServer) -> ComfyServer:
+    """That server without any table."""
+    for file in comfy_server.models.rglob("*.dode.json"):
+        file.unlink()
+    return comfy_server

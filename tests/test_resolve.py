@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import flow_grid, grid_for, karras, mixture, randn, start
+from problems import flow_grid, grid_for, karras, mixture, randn
 from tables import made_up
 
 import dode_core as dode
@@ -18,7 +17,6 @@ from dode_core.resolve import natural, resolve
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
 WIDTHS = pytest.mark.parametrize(("columns", "gain"), [(1, False), (3, False), (2, True)])
-EPS = [name for name, solver in dode.SOLVERS.items() if solver.output == "eps"]
 
 
 def rows(resolution: dode.Resolution) -> torch.Tensor:
@@ -64,174 +62,6 @@ def test_exact_beats_slice_and_interpolation() -> None:
     assert found.kind == "slice" and found.table is offered[1]
     found = resolve(offered[:1], sigmas)
     assert found.kind == "interpolated" and found.table is offered[0]
-
-
-# Slices
-
-
-@EVERY
-@BOTH
-@pytest.mark.parametrize(("first", "last"), [(4, 12), (0, 7), (3, 9), (11, 12), (0, 1), (1, 12)])
-def test_slice(solver: str, parametrization: str, first: int, last: int) -> None:
-    """Image to image runs the tail, start and end steps a window: never by step number."""
-    sigmas = grid_for(parametrization, 12)
-    table = made_up(solver, sigmas, parametrization=parametrization)
-    part = float32_schedule(sigmas)[first : last + 1]
-    found = resolve([table], part, parametrization=parametrization)
-    assert found.kind == "slice" and found.table is table
-    assert [stage.sigma for stage in found.stages if stage.role != "corrector"] == part[:-1]
-    used = 0
-    for k, stage in enumerate(found.stages):
-        own = same_stage(table, stage)
-        kept = own is not None and found.lambdas[k] == tuple(table.lambdas[own].tolist())
-        assert kept or is_natural(found, k)
-        used += kept
-    if solver in EPS and first:
-        assert found.lambdas[0] == (0.0,), "no history yet, and no pure noise either"
-    # What a solver's history or its grouping of nodes cannot spoil is used.
-    if solver in ("ddim", "ddim_x0", "heun", "dpmpp_2m"):
-        lost = 0 if not first else {"heun": 1, "dpmpp_2m": 1}.get(solver, 1)
-        assert used >= len(found.stages) - lost
-    if not first and not solver.startswith("dpm_solver"):
-        assert used == len(found.stages)
-
-
-def same_stage(table: dode.LambdaTable, stage: dode.Stage) -> int | None:
-    """The table's stage between the same three sigmas, whatever its number."""
-    for i, own in enumerate(table.stages):
-        pairs = [(own.sigma_start, stage.sigma_start), (own.sigma, stage.sigma)]
-        pairs.append((own.sigma_next, stage.sigma_next))
-        if own.role == stage.role and all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
-            return i
-    return None
-
-
-def test_slice_of_ddim_by_hand() -> None:
-    table = made_up(sigmas=karras(8))
-    found = resolve([table], karras(8)[3:])
-    assert found.lambdas == [(0.0,), *map(tuple, table.lambdas[4:].tolist())]
-
-
-@pytest.mark.parametrize(("solver", "order"), [("ipndm", 4), ("deis", 3)])
-def test_multistep_slices_restart_their_history(solver: str, order: int) -> None:
-    """Until the base row is the table's again, a lambda fitted for it would mean nothing."""
-    sigmas = grid_for("ve", 12, zero=False)
-    table = made_up(solver, sigmas)
-    found = resolve([table], sigmas[4:])
-    assert found.lambdas[: order - 1] == [(0.0,)] * (order - 1)
-    assert torch.equal(rows(found)[order:], table.lambdas[4 + order :])
-
-
-@EVERY
-@pytest.mark.parametrize(("columns", "gain"), [(2, False), (3, True)])
-def test_slices_of_wide_tables(solver: str, columns: int, gain: bool) -> None:
-    """Directions that reach back before the slice are not used."""
-    sigmas = grid_for("ve", 12)
-    table = made_up(solver, sigmas, columns=columns, gain=gain)
-    found = resolve([table], sigmas[4:])
-    assert found.kind == "slice"
-    for k, stage in enumerate(found.stages):
-        available = k + 1
-        for value, row in zip(found.lambdas[k], stage.c, strict=True):
-            assert value == 0 or len(row) <= available or is_natural(found, k)
-    assert any(any(row) for row in found.lambdas)
-
-
-@pytest.mark.parametrize("solver", ["ddim", "ddim_x0", "heun", "dpmpp_2m"])
-def test_a_slice_continues_the_run(solver: str) -> None:
-    """Stages after the first few are those of the whole run: only where they start differs."""
-    sigmas = karras(8)
-    table = made_up(solver, sigmas)
-    whole, part = resolve([table], sigmas), resolve([table], sigmas[3:])
-    tail = len(part.stages) - 3
-    assert part.lambdas[-tail:] == whole.lambdas[-tail:]
-    assert [s.b for s in part.stages[-tail:]] == [s.b for s in whole.stages[-tail:]]
-
-
-# Interpolation
-
-
-@pytest.mark.parametrize(("solver", "steps"), [("ddim", 6), ("ddim", 12), ("ddim_x0", 9)])
-def test_interpolation_keeps_the_ratio_to_adams_bashforth(solver: str, steps: int) -> None:
-    """lambda = r AB on one grid is r AB' on another: that is what the steps make of it."""
-    sigmas, ratio = karras(8), 1.3
-    stages = dode.SOLVERS[solver].stages(sigmas)
-    natural_rows = [[stage.adams_bashforth or 0.0] for stage in stages]
-    table = dode.LambdaTable(
-        solver, sigmas, torch.tensor(natural_rows, dtype=torch.float64) * ratio
-    )
-    found = resolve([table], karras(steps))
-    assert found.kind == "interpolated" and len(found.lambdas) == steps
-    inner = range(1, steps - 1)
-    assert inner
-    for k in inner:
-        natural_value = found.stages[k].adams_bashforth
-        assert natural_value
-        assert found.lambdas[k][0] == pytest.approx(ratio * natural_value, rel=1e-9)
-
-
-@EVERY
-@BOTH
-@WIDTHS
-def test_interpolation_is_between_the_tables_values(
-    solver: str, parametrization: str, columns: int, gain: bool
-) -> None:
-    table = made_up(
-        solver,
-        grid_for(parametrization, 8),
-        parametrization=parametrization,
-        columns=columns,
-        gain=gain,
-    )
-    grid = grid_for(parametrization, 10)
-    found = resolve([table], grid, parametrization=parametrization)
-    assert found.kind == "interpolated"
-    assert len(found.lambdas) == len(found.stages)
-    assert found.lambdas[0] == tuple(table.lambdas[0].tolist())  # both start from pure noise
-    assert rows(found).isfinite().all()
-    if solver not in ("ddim", "ddim_x0"):  # no natural lambda: values, not ratios
-        low, high = table.lambdas.min(0).values, table.lambdas.max(0).values
-        inner = rows(found)[1:-1]
-        assert bool(((inner >= low - 1e-12) & (inner <= high + 1e-12) | (inner == 0)).all())
-
-
-def test_first_and_last_stage_mean_something_else() -> None:
-    """Noise guess and last step: kept from the same noise level, natural elsewhere."""
-    table = made_up(sigmas=karras(8))
-    same = resolve([table], karras(9))
-    assert same.lambdas[0] == tuple(table.lambdas[0].tolist())
-    assert same.lambdas[-1] == tuple(table.lambdas[-1].tolist())
-    lower = resolve([table], karras(6, high=5.0))
-    assert lower.kind == "interpolated" and lower.lambdas[0] == (0.0,)
-    above = resolve([table], karras(8, 0.5, zero=False))
-    assert above.kind == "interpolated" and above.lambdas[-1] != tuple(table.lambdas[-1].tolist())
-
-
-@pytest.mark.parametrize(
-    ("steps", "kind"),
-    [(3, "uncalibrated"), (5, "interpolated"), (16, "interpolated"), (24, "uncalibrated")],
-)
-def test_density_limits(steps: int, kind: str) -> None:
-    """From half to twice the table's density, no farther."""
-    assert resolve([made_up(sigmas=karras(9))], karras(steps)).kind == kind
-
-
-def test_the_nearest_density_serves() -> None:
-    offered = [made_up(sigmas=karras(steps)) for steps in (6, 9, 14)]
-    assert resolve(offered, karras(8)).table is offered[1]
-    assert resolve(offered, karras(13)).table is offered[2]
-
-
-def test_density_is_that_of_the_common_range() -> None:
-    """An image-to-image tail of a 16-step schedule has the density of 16 steps, not of its 8."""
-    eight, sixteen = made_up(sigmas=karras(8)), made_up(sigmas=karras(17))
-    tail = karras(16)[8:]
-    assert resolve([eight, sixteen], tail).table is sixteen
-
-
-def test_disjoint_ranges_do_not_interpolate() -> None:
-    table = made_up(sigmas=karras(6, 20.0, 80.0, zero=False))
-    assert resolve([table], karras(6, 0.03, 10.0)).kind == "uncalibrated"
 
 
 # Choosing
@@ -349,20 +179,3 @@ def test_any_grid_runs(
         assert len(row) == len(stage.c)
     x = randn(2, 2, 3, 3) * grid[0]
     assert dode.run_resolved(mixture(), x, found, disable=True).isfinite().all()
-
-
-def test_the_tail_of_a_table_helps() -> None:
-    """Image to image on the mixture: a slice is nearer to the teacher than plain DDIM."""
-    from dode_core.teacher import Teacher
-
-    model, sigmas = mixture(std=0.6), karras(12)
-    table = dode.distill(model, start("ve", sigmas, 16, 2, 3, 3), sigmas)
-    tail = sigmas[5:]
-    clean = model.means[randn(24, seed=4).argsort() % 5].reshape(24, 2, 3, 3)
-    x = clean + randn(24, 2, 3, 3, seed=5) * tail[0]
-    goal = Teacher().states(model, x, tail.tolist())[-1]
-    error = {
-        name: float((dode.sample(model, x, tail, disable=True, **options) - goal).norm())
-        for name, options in {"plain": {}, "slice": {"table": table}}.items()
-    }
-    assert error["slice"] < 0.8 * error["plain"]

@@ -2,12 +2,23 @@
 // knows which they are and does not act on it. "Show Advanced" in a node's menu brings them back.
 import { app } from "../../scripts/app.js";
 
+const ROW = 20; // a widget's height in the graph's units
+const NOTHING = [0, -4]; // the layout adds a gap of 4
+
 app.registerExtension({
     name: "dode.advancedInputs",
     nodeCreated(node) {
         if (!node.comfyClass?.startsWith("DODE_")) return;
         for (const widget of node.widgets ?? []) {
-            if (widget.options?.advanced) widget.advanced = true;
+            if (!widget.options?.advanced || widget.advanced) continue; // newer ones do it all
+            const size = widget.computeSize;
+            widget.advanced = true;
+            widget.computeSize = (width) => {
+                if (!node.showAdvanced) return NOTHING;
+                return size ? size.call(widget, width) : [width ?? 0, ROW];
+            };
         }
+        const width = node.comfyClass === "DODE_Distill" ? 420 : 0; // its plot is wide
+        node.setSize([Math.max(node.size[0], width), node.computeSize()[1]]);
     },
 });
