@@ -18,6 +18,7 @@ from .table import Errors
 
 Progress = Callable[[int, int, Tensor], None]
 MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
+NEGLIGIBLE = 1e-7  # plain errors below this, relative to the noise, leave nothing to learn
 _RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
 
 
@@ -72,11 +73,15 @@ class Calibration:
         checkpoints: list[list[State]] = []  # held-out states before each stage's update
         finals = self._run(self.stages, self.batches, self._fit(checkpoints))
         after = self._errors(finals)
-        if self.validate and not after[1] < before[1]:
+        if self.validate and not self._improves(before, after):
             after = self._eliminate(checkpoints, before, after)
         rows = torch.tensor(self.lambdas, dtype=torch.float64).reshape(len(self.stages), self.width)
         holdout = (before[1], after[1]) if self.validate else (None, None)
         return rows, Errors(before[0], after[0], *holdout)
+
+    def _improves(self, before: tuple[float, float], after: tuple[float, float]) -> bool:
+        """Whether held-out samples gain, and by more than rounding."""
+        return after[1] < before[1] and before[1] > NEGLIGIBLE * start_size(self.batches)
 
     def _fit(self, checkpoints: list[list[State]]) -> Callable[..., Sequence[float]]:
         def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
@@ -132,7 +137,7 @@ class Calibration:
                 self.zeroed.add(k)
             else:
                 self.lambdas[k] = kept
-        if after[1] < before[1]:
+        if self._improves(before, after):
             finals = self._run(self.stages, self.batches, lambda k, *_: self.lambdas[k])
             return self._errors(finals)
         self.zeroed.update(k for k, row in enumerate(self.lambdas) if any(row))
@@ -180,6 +185,12 @@ class Calibration:
                 "The final states are not finite; check the model's precision (an fp16 overflow?)."
             )
         return math.sqrt(means[0]), math.sqrt(means[1])
+
+
+def start_size(batches: Sequence[Batch]) -> float:
+    """RMS of the starting noise, over all elements."""
+    squares = torch.cat([flat(batch.state.x).square().mean(1) for batch in batches])
+    return math.sqrt(float(squares.mean()))
 
 
 def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:

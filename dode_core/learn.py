@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .calibration import NEGLIGIBLE, start_size
 from .dense import Trajectory, choose_nodes, euler_costs
 from .fit import Batch, flat, stage_products
 from .integrate import Denoiser, State, integrate, plain, update
@@ -29,7 +30,6 @@ from .table import MAX_LAMBDA, Errors
 
 Row = list[float]
 DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
-NEGLIGIBLE = 1e-7  # plain errors below this, relative to the noise, leave nothing to learn
 JOINT = 3  # joint iterations at most
 COEFFICIENTS = (1.03, 1.1)  # of the dynamic programme: more nodes late above 1
 RAISED_END = {"ve": 0.1, "flow": 0.08}  # lowest inner sigma of the extra Karras starts
@@ -261,8 +261,7 @@ def learn(
 def _judge(student: Student, before: Run, kept: Run, given: Run) -> Learned:
     """Errors of plain and learned run; the held-out ones decide."""
     pairs = [(student.error(before, held), student.error(kept, held)) for held in (False, True)]
-    size = torch.cat([flat(batch.state.x) for batch in student.batches]).square().mean().sqrt()
-    sane = pairs[-1][0] > NEGLIGIBLE * float(size) and kept is not given
+    sane = pairs[-1][0] > NEGLIGIBLE * start_size(student.batches) and kept is not given
     sane = sane and all(abs(value) <= MAX_LAMBDA for row in kept.lambdas for value in row)
     if not student.validates:
         return Learned(kept, Errors(*pairs[0]), sane)
