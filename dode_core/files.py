@@ -89,6 +89,7 @@ def dump_tables(tables: Sequence[LambdaTable]) -> bytes:
 
 def write_atomically(path: Path, raw: bytes) -> None:
     """Write beside the target, flush to the disk, rename: never a half-written file."""
+    path = Path(os.path.realpath(path))  # a link stays a link
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".dode-", suffix=".tmp", dir=path.parent)
@@ -112,8 +113,16 @@ def write_atomically(path: Path, raw: bytes) -> None:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One writer per file across processes, by a lock file in the temporary folder."""
-    digest = hashlib.sha256(os.path.normcase(os.path.abspath(path)).encode()).hexdigest()[:16]
-    with open(Path(tempfile.gettempdir()) / f"dode-{digest}.lock", "a+b") as file:
+    digest = hashlib.sha256(os.path.normcase(os.path.realpath(path)).encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"dode-{digest}.lock"
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise TableError(
+            f"{path.name} cannot be locked for writing ({lock}: {error.strerror or error}); make "
+            "the temporary folder writable."
+        ) from error
+    with os.fdopen(handle, "r+b") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
         while not _try_lock(file.fileno()):
             if time.monotonic() > deadline:
