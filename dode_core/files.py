@@ -122,13 +122,15 @@ def _lock(path: Path) -> Iterator[None]:
             f"{path.name} cannot be locked for writing ({lock}: {error.strerror or error}); make "
             "the temporary folder writable."
         ) from error
-    with os.fdopen(handle, "r+b") as file:
+    try:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while not _try_lock(file.fileno()):
+        while not _try_lock(handle):
             if time.monotonic() > deadline:
                 raise TableError(f"{path.name} is being written by another program; try again.")
             time.sleep(0.02)
-        yield  # closing the file releases the lock
+        yield
+    finally:
+        os.close(handle)  # which releases the lock
 
 
 def _try_lock(handle: int) -> bool:
