@@ -7,6 +7,7 @@ held out: 11 N evaluations a sample. Ours counts everything, the plain solver's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ PAPER_SAMPLES, OUR_SAMPLES, HELD_OUT, SEEDS = (2, 4, 8, 16, 32), (8,), 64, (1, 2
 PAPER = dode.Teacher("ddim", 10)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     model, settings = load_demo(), Settings()
     x, labels = start_noise(HELD_OUT, 999)
     fine = karras(64, SIGMA_LOW, SIGMA_HIGH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ SHAPES = ((1, 4, 128, 128), (1, 16, 128, 128))
 STEPS, ROUNDS = 50, 60
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     torch.set_num_threads(1)
     peer = comfy_sampling().sample_ipndm
     rows, results = [], []

@@ -6,6 +6,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from .common import ROOT, write_result
 
@@ -21,7 +22,7 @@ print(json.dumps([lazy, time.perf_counter() - began]))
 ROUNDS = 7
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     lazy, full = [], []
     for _ in range(ROUNDS):
         command = [sys.executable, "-c", CODE]
