@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.samplers
+import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -102,17 +103,17 @@ class Distill(io.ComfyNode):
             table = calibrate.calibrate(guider, content, sigmas, settings)
             table, where = keep(table, identity, settings, file)
             where = f"{time.monotonic() - began:.1f} s, {where}"
-        return cls.result(table, sigmas, f"{summary(table)}\n{where}")
+        return cls.result(table, f"{summary(table)}\n{where}")
 
     @classmethod
-    def result(cls, table: LambdaTable, sigmas: Tensor, text: str) -> io.NodeOutput:
+    def result(cls, table: LambdaTable, text: str) -> io.NodeOutput:
         """The outputs, with text and plot in the node's body."""
         logging.info("D-ODE: %s", text.replace("\n", "; "))
         image, problem = plot(table)
         text += f"\n{problem}" if problem else ""
         show_text(text, cls.hidden.unique_id)
         picture = None if image is None else ui.PreviewImage(image, cls=cls)
-        return io.NodeOutput(table, sigmas, text, ui=picture)
+        return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=picture)
 
 
 def keep(

@@ -30,6 +30,7 @@ def find_same(
         "parametrization": parametrization,
         "columns": 1,
         "gain": False,
+        "learned_sigmas": False,
         "cfg": settings.cfg,
         "seed": settings.seed,
         "teacher": f"{settings.teacher.solver} x{settings.teacher.substeps}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.samplers
 from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError
 from ..dode_core.solvers import SOLVERS, get_solver
 from ..dode_core.table import LambdaTable
+from . import store
 from .common import CATEGORY, SOLVER_HELP, Table
 from .sampling import sample_dode
 
@@ -43,6 +46,11 @@ class Sampler(io.ComfyNode):
             ],
             outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="For SamplerCustom.")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        """Sampling runs again when there are other tables to be found."""
+        return repr((kwargs.get("solver"), [store.version(f) for f in store.listing().values()]))
 
     @classmethod
     def execute(cls, table: LambdaTable | None = None, solver: str = AUTO) -> io.NodeOutput:

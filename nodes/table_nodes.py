@@ -72,7 +72,9 @@ class LoadTable(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        if file is None:  # comes from another node: known only when that has run
+            return True
         try:
             tables = store.tables_in(store.find_file(file))
         except DodeError as error:

@@ -105,3 +105,25 @@ def comfy(comfy_server: ComfyServer) -> ComfyServer:
     for file in comfy_server.models.rglob("*.dode.json"):
         file.unlink()
     return comfy_server
+
+
+@pytest.fixture(scope="session")
+def pack(comfy_sampling: ModuleType) -> ModuleType:
+    """This repository imported as a pack, inside this process."""
+    from comfy_pack import load_pack
+
+    try:
+        return load_pack(Path(comfy_sampling.__file__ or "").parents[2])
+    except ImportError as error:
+        missing("A requirement of ComfyUI", error)
+        raise
+
+
+@pytest.fixture
+def models(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty model folders that the ComfyUI inside this process believes to be its own."""
+    known = importlib.import_module("folder_paths").folder_names_and_paths
+    for name in ("checkpoints", "diffusion_models", "dode"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setitem(known, name, ([str(tmp_path / name)], {".safetensors"}))
+    return tmp_path

@@ -109,6 +109,11 @@ def start(parametrization: str, sigmas: Tensor, *shape: int, seed: int = 0) -> T
     return randn(*shape, seed=seed) * float(sigmas[0])
 
 
+def noise_guess(x: Tensor, sigma: float, parametrization: str) -> Tensor:
+    """x / sqrt(alpha^2 + sigma^2): eps of a state that is almost pure noise."""
+    return x / math.hypot(alpha(sigma, parametrization), sigma)
+
+
 def velocity(model: Denoiser, x: Tensor, sigma: float) -> Tensor:
     """dx / d sigma, in both parametrisations."""
     return (x - model(x, x.new_full((len(x),), sigma))) / sigma

@@ -12,6 +12,7 @@ from problems import Mixture, Recorded, grid_for, karras, mixture, randn, rms, s
 from torch import Tensor
 
 import dode_core as dode
+from dode_core.calibration import Calibration
 from dode_core.teacher import Teacher
 
 SHAPE = (2, 3, 3)
@@ -115,6 +116,73 @@ def test_random_targets_are_refused() -> None:
     assert "no improvement" in table.describe()
     fitted = dode.distill(model, x, sigmas, "ddim", targets=targets, holdout=0)
     assert fitted.lambdas.all()
+
+
+def test_one_stage_that_does_not_generalise_takes_zero() -> None:
+    """Held-out samples contradict the fit at stage 2 alone; elsewhere they agree."""
+    sigmas, model = karras(5), mixture(shape=SHAPE, std=0.6)
+    x = start("ve", sigmas, 32, *SHAPE)
+    teacher = Teacher("heun", 8).states(model, x, sigmas.tolist())
+    before = dode.distill(model, x, sigmas, "ddim", targets=teacher, holdout=0.5)
+    assert before.zeroed == ()
+    # At stage 2 the held-out targets go to the other side of the plain step.
+    two = dode.LambdaTable("ddim", sigmas[:3], before.lambdas[:2])
+    state = sampled(model, x, sigmas[:3], table=two)
+    s, t = sigmas[2], sigmas[3]
+    plain = state + (t - s) * (state - model(state, s.expand(32))) / s
+    targets = teacher.clone()
+    targets[2, 16:] = 2 * plain[16:] - teacher[2, 16:]
+    table = dode.distill(model, x, sigmas, "ddim", targets=targets, holdout=0.5)
+    assert 2 in table.zeroed and table.lambdas[2] == 0
+    torch.testing.assert_close(table.lambdas[:2], before.lambdas[:2], rtol=0, atol=0)
+    assert table.lambdas[:2].all()
+
+
+@pytest.mark.parametrize(
+    ("solver", "seed"),
+    [("ipndm", 2), ("ipndm", 7), ("ipndm", 11), ("heun", 4), ("dpmpp_2m", 7)],
+)
+def test_elimination(solver: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit that loses to the plain solver: lambdas that do not help go, last stage first.
+
+    Done again with whole runs of the sampler over the held-out samples.
+    """
+    fitted: list[Tensor] = []
+    eliminate = Calibration._eliminate
+
+    def spy(self: Calibration, *args: Any) -> Any:
+        fitted.append(torch.tensor(self.lambdas, dtype=torch.float64))
+        return eliminate(self, *args)
+
+    monkeypatch.setattr(Calibration, "_eliminate", spy)
+    sigmas, model = karras(6), mixture(shape=SHAPE, seed=seed)
+    x, teacher = start("ve", sigmas, 8, *SHAPE, seed=seed), Teacher("dpmpp_2m", 2)
+    table = dode.distill(model, x, sigmas, solver, teacher=teacher)
+    assert len(fitted) == 1, "choose a seed whose fit loses"
+    goal = teacher.states(model, x, sigmas.tolist())[-1][6:]
+
+    def error(lambdas: Tensor) -> float:
+        trial = dode.LambdaTable(solver, sigmas, lambdas)
+        return rms(sampled(model, x[6:], sigmas, table=trial) - goal)
+
+    expected, best = fitted[0], error(fitted[0])
+    for k in reversed(range(len(expected))):
+        trial = expected.clone()
+        trial[k] = 0
+        if expected[k].any() and error(trial) < best:
+            expected, best = trial, error(trial)
+    if not best < error(torch.zeros_like(expected)):
+        expected = torch.zeros_like(expected)
+    assert torch.equal(table.lambdas, expected)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "deis", "dpm_solver_3"])
+def test_rounding_is_not_fitted(solver: str) -> None:
+    """Outputs that agree to float32 rounding have no direction, with nobody held out either."""
+    model, sigmas = Mixture(randn(1, 18), 0.0), karras(5, 2.0, zero=False)
+    x = model.means[0].reshape(SHAPE) + start("ve", sigmas, 8, *SHAPE)
+    table = dode.distill(model, x.float(), sigmas, solver, holdout=0)
+    assert not table.lambdas[1:].any()
 
 
 @EVERY

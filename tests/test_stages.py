@@ -48,6 +48,38 @@ def test_rows(solver: str, parametrization: str, zero: bool, columns: int, gain:
             assert len(row) <= k + 1 + (stage.output == "eps"), "more history than there is"
         if gain:
             assert stage.c[-1] == (stage.b[0],)
+        if columns > 1:  # as many differences as there is history for, the noise guess included
+            available = k + 1 + (stage.output == "eps")
+            assert [bool(row) for row in differences] == [
+                j + 2 <= available for j in range(columns)
+            ]
+
+
+@BOTH
+@pytest.mark.parametrize("solver", [s for s in dode.SOLVERS if s not in ("ipndm", "deis")])
+def test_the_correction_replaces_the_newest_output(solver: str, parametrization: str) -> None:
+    """m by m + lambda (m - m_prev): the newest coefficient times (1, -1), whatever the base."""
+    stages = dode.SOLVERS[solver].stages(grid_for(parametrization, 7), parametrization)
+    first, *rest = stages
+    assert first.c == (((first.b[0], -first.b[0]),) if first.output == "eps" else ((),))
+    assert all(stage.c == ((stage.b[0], -stage.b[0]),) for stage in rest)
+
+
+@BOTH
+@pytest.mark.parametrize("solver", ["ipndm", "deis"])
+def test_the_correction_replaces_the_mean(solver: str, parametrization: str) -> None:
+    """h (E_k - E_{k-1}): this row's weights less the last row's, one output back."""
+    sigmas = grid_for(parametrization, 7, zero=False)
+    stages = dode.SOLVERS[solver].stages(sigmas, parametrization)
+    old = (1.0,)
+    for stage in stages:
+        h = stage.sigma_next - stage.sigma
+        new = tuple(value / h for value in stage.b)
+        size = max(len(new), len(old) + 1)
+        wide, back = (*new, *[0.0] * (size - len(new))), (0.0, *old, *[0.0] * (size - 1 - len(old)))
+        expected = [h * (a - b) for a, b in zip(wide, back, strict=True)]
+        assert stage.c[0] == pytest.approx(expected, abs=1e-12)
+        old = new
 
 
 @EVERY
@@ -138,3 +170,14 @@ def test_any_grid_has_finite_stages(solver: str, data: st.DataObject) -> None:
     numbers += [v for stage in stages for v in (stage.start, stage.here)]
     numbers += [stage.adams_bashforth or 0.0 for stage in stages]
     assert all(map(math.isfinite, numbers))
+
+
+@EVERY
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9, 1e-12, 1e-15, 0.0])
+def test_nearly_repeated_sigmas(solver: str, gap: float) -> None:
+    """Schedules that round two nodes together, at large and at small sigma."""
+    for node in (5.0, 0.5, 1e-5):
+        for end in (10.0, 1e-6, 0.0):
+            sigmas = [20.0, node, node * (1 - gap), end]
+            stages = dode.SOLVERS[solver].stages(sigmas)
+            assert all(math.isfinite(value) for stage in stages for value in stage.b)
