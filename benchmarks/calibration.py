@@ -22,7 +22,7 @@ from dode_core.schedules import karras
 from .common import write_result
 
 STEPS = (5, 8, 10)
-PAPER_SAMPLES, OUR_SAMPLES, HELD_OUT, SEEDS = (2, 4, 8, 16, 32), (8,), 64, (1, 2, 3)
+PAPER_SAMPLES, OUR_SAMPLES, HELD_OUT, SEEDS = (4, 16), (4, 8, 16), 32, (1, 2, 3, 4, 5)
 PAPER = dode.Teacher("ddim", 10)
 
 

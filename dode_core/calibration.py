@@ -47,7 +47,8 @@ class CountingModel:
     def finish(self) -> None:
         """Report the end: calls that were reserved and not needed count as done."""
         if self.progress is not None and self.newest is not None:
-            self.progress(self.total, self.total, self.newest)
+            total = max(self.total, self.calls)
+            self.progress(total, total, self.newest)
 
 
 class Calibration:

@@ -25,25 +25,33 @@ class Trajectory:
     """States of one micro-batch along its teacher's run, cubic Hermite in log sigma between them.
 
     ``x[i]`` is the state at ``sigmas[i]`` and ``slope[i]`` = x - denoised there, which is
-    dx / d log sigma in both parametrisations; ``final`` is the state at the end of the run.
+    dx / d log sigma in both parametrisations; ``final`` is the state at ``end``, where no slope is
+    known: an interval down to an end above 0 is quadratic.
     """
 
     sigmas: list[float]
     x: list[Tensor]
     slope: list[Tensor]
     final: Tensor
+    end: float = 0.0
 
     def at(self, sigma: float) -> Tensor:
-        """The state at ``sigma``, shape (b, ...); the final one at 0. Never extrapolates."""
-        if sigma == 0:
+        """The state at ``sigma``, shape (b, ...). Never extrapolates."""
+        if math.isclose(sigma, self.end, rel_tol=1e-9):
             return self.final
         i = bisect.bisect_left(self.sigmas, -sigma, key=lambda s: -s)
         for near in (i - 1, i):
             if 0 <= near < len(self.x) and math.isclose(self.sigmas[near], sigma, rel_tol=1e-9):
                 return self.x[near]
+        if i == len(self.sigmas) and self.end and sigma > self.end:
+            h = math.log(self.end / self.sigmas[-1])
+            t = math.log(sigma / self.sigmas[-1]) / h
+            out = self.x[-1] * (1 - t * t)
+            return out.add_(self.slope[-1], alpha=t * (1 - t) * h).add_(self.final, alpha=t * t)
         if not 0 < i < len(self.sigmas):
             raise CalibrationError(
-                f"The teacher covers sigma {self.sigmas[0]:g} to {self.sigmas[-1]:g}, but "
+                f"The teacher covers sigma {self.sigmas[0]:g} to {self.sigmas[-1]:g}, and "
+                f"{self.end:g}, but "
                 f"{sigma:g} was asked for; start the teacher from the same noise level."
             )
         high, low = math.log(self.sigmas[i - 1]), math.log(self.sigmas[i])
@@ -66,7 +74,8 @@ def dense_grid(high: float, low: float, parametrization: str, steps: int) -> lis
     """The dense teacher's grid: ``steps`` evaluations from ``high`` to ``low``, then 0."""
     rho = DENSE_RHO[parametrization]
     a, b = high ** (1 / rho), low ** (1 / rho)
-    return [(a + i / (steps - 1) * (b - a)) ** rho for i in range(steps)] + [0.0]
+    inner = [(a + i / (steps - 1) * (b - a)) ** rho for i in range(1, steps - 1)]
+    return [high, *inner, low, 0.0]
 
 
 def dense_teacher(
@@ -89,16 +98,16 @@ def dense_teacher(
 
     for _ in integrate(model, [state], stages, keep, parametrization=parametrization):
         pass
-    return Trajectory([s for s in grid if s > 0][: len(states)], states, slopes, state.x)
+    return Trajectory(list(grid[: len(states)]), states, slopes, state.x, grid[-1])
 
 
 def euler_costs(trajectories: Sequence[Trajectory]) -> Tensor:
     """Squared local error of one Euler step between any two knots, (knots + 1, knots + 1).
 
     Entry (i, j), j > i, is the mean of || x_i + (sigma_j - sigma_i) d_i - x_j ||^2 over samples;
-    the last is sigma 0 and the final state. Costs no model evaluation.
+    the last is the end of the run and its final state. Costs no model evaluation.
     """
-    sigmas = [*trajectories[0].sigmas, 0.0]
+    sigmas = [*trajectories[0].sigmas, trajectories[0].end]
     n = len(sigmas)
     costs = torch.zeros(n, n, dtype=torch.float64)
     for trajectory in trajectories:

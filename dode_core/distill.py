@@ -10,6 +10,7 @@ is kept, and what the table may claim.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,10 +23,10 @@ from .dense import DENSE_LOW, DENSE_SOLVER, DENSE_STEPS, Trajectory, dense_grid,
 from .errors import CalibrationError
 from .fit import Batch
 from .integrate import Denoiser, State
-from .learn import DEFAULT_BUDGET, learn
+from .learn import DEFAULT_BUDGET, learn, least_budget
 from .noise import check_sigmas, infer_parametrization
 from .solvers import Stage, get_solver
-from .table import Errors, LambdaTable
+from .table import Errors, LambdaTable, same_sigmas
 from .teacher import Teacher
 from .version import PROGRAM
 
@@ -76,12 +77,11 @@ def distill(
     stages = session.stages(grid, solver, columns, gain)
     teacher = teacher or Teacher()
     if learn_sigmas:
-        if targets is not None or grid[0] < grid[-1]:
-            raise CalibrationError(
-                "learn_sigmas needs a descending grid and its own teacher; drop targets or turn it "
-                "off."
-            )
-        session.model.total = session.calls(budget)
+        _check_descending(grid)
+        if targets is not None:
+            raise CalibrationError("learn_sigmas needs its own teacher; drop targets.")
+        session.check_budget(len(stages), budget - DENSE_STEPS)
+        session.model.total = session.most_calls(budget)
         table = session.learned(grid, solver, columns, gain, budget)
     else:
         fine = 0 if targets is not None else len(teacher.stages(grid, session.parametrization))
@@ -116,17 +116,24 @@ def distill_many(
     :func:`best_tables` picks the best for every number of evaluations. Raises as :func:`distill`.
     """
     checked = [check_sigmas(grid) for grid in grids]
-    if not checked or len({(grid[0], grid[-1]) for grid in checked}) > 1:
+    ends = [(grid[0], grid[-1]) for grid in checked]
+    if not ends or not all(same_sigmas(pair, ends[0]) for pair in ends):
         raise CalibrationError(
             "The grids of one run must start and end at the same sigmas; distil the others apart."
         )
+    for grid in checked:
+        _check_descending(grid)
     finest = min(checked, key=lambda grid: min(s for s in grid if s))
     session = Session(model, x, finest, extra_args, holdout, progress, parametrization, batch_size)
     jobs = [
         (grid, solver, *setting) for grid in checked for solver in solvers for setting in settings
     ]
     counts = [len(session.stages(*job)) for job in jobs]
-    each = sum(session.calls(budget) if learn_sigmas else session.student_calls(n) for n in counts)
+    if learn_sigmas:
+        session.check_budget(max(counts), budget - DENSE_STEPS)
+    each = sum(
+        session.most_calls(budget) if learn_sigmas else session.student_calls(n) for n in counts
+    )
     session.model.total = session.calls(DENSE_STEPS) + each
     found = []
     for grid, solver, columns, gain in jobs:
@@ -187,6 +194,23 @@ class Session:
         """The most calls that fitting a student and checking it takes."""
         held = sum(self._held(part) for part in self.parts)
         return self.calls(3 * stages) + held * stages * (stages + 1) // 2
+
+    def most_calls(self, budget: float) -> int:
+        """The most model calls that so many evaluations per sample make, whichever samples run."""
+        held = sum(self._held(part) for part in self.parts)
+        shares = [(len(self.parts), len(self.x)), (held, self.held_out)]
+        shares.append((len(self.parts) - held, len(self.x) - self.held_out))
+        return math.ceil(budget * len(self.x) * max(calls / max(n, 1) for calls, n in shares))
+
+    def check_budget(self, stages: int, budget: float) -> None:
+        """Refuse a budget that cannot pay for a table, before anything is run."""
+        least = least_budget(stages, self.held_out / len(self.x))
+        if budget < least:
+            raise CalibrationError(
+                f"A budget of {budget + DENSE_STEPS:g} evaluations per sample is too small: "
+                f"{stages} stages take at least {math.ceil(least) + DENSE_STEPS}; raise it, or "
+                "turn learn_sigmas off."
+            )
 
     def _held(self, part: slice) -> bool:
         return part.start >= len(self.x) - self.held_out
@@ -318,6 +342,14 @@ def dense_goal(trajectory: Trajectory) -> Callable[[int, Stage], Tensor]:
 
 def _teacher_name(teacher: Teacher, targets: Tensor | None) -> str:
     return "targets" if targets is not None else f"{teacher.solver} x{teacher.substeps}"
+
+
+def _check_descending(grid: Sequence[float]) -> None:
+    if any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
+        raise CalibrationError(
+            "A dense teacher needs a descending grid; distil this one with distill and without "
+            "learn_sigmas."
+        )
 
 
 def _rows(value: Any, part: slice, samples: int) -> Any:

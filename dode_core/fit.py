@@ -87,7 +87,9 @@ def stage_products(
     for state, batch in zip(states, batches, strict=True):
         residual = flat(batch.goal(k, stage) - update(state, stage))
         q = torch.stack([flat(direction(state, row)) for _, row in rows], 1)
-        size = flat(state.outputs[0]).square().sum(1, keepdim=True)
+        size = flat(state.denoised).square().sum(1, keepdim=True)
+        if stage.output == "eps":  # (x - denoised) / sigma rounds as x / sigma does
+            size = flat(state.x).square().sum(1, keepdim=True) / stage.sigma**2
         reach = torch.tensor([abs(row[0]) or abs(row[-1]) for _, row in rows]).double()
         rounding = 4 * torch.finfo(state.x.dtype).eps
         products = (q @ q.mT, (q @ residual[:, :, None])[:, :, 0], size)

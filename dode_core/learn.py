@@ -233,12 +233,11 @@ def learn(
     """
     student = Student(model, batches, solver, parametrization, columns, gain)
     stages = len(student.stages(sigmas))
+    budget -= least_budget(stages, 1 - student.share)
     before = student.run_plain(sigmas)
-    budget -= stages
-    reserve = stages * 3  # what falling back to the given grid would still cost
     given = student.run(sigmas)
-    starts, spent = _starts(student, trajectories, given, low, budget - stages - reserve)
-    left = budget - stages - spent - reserve
+    starts, spent = _starts(student, trajectories, given, low, budget)
+    left = budget - spent
 
     def step(run: Run, refit: bool) -> Run | None:
         nonlocal left
@@ -256,6 +255,13 @@ def learn(
         tried.append(run := found)
     kept = min(tried, key=lambda run: student.robust_error(run, student.validates))
     return _judge(student, before, kept, given)
+
+
+def least_budget(stages: int, held_out: float) -> float:
+    """Evaluations per sample without any learning: the plain and the fitted run on the given grid,
+    and what falling back to a plain calibration would still cost.
+    """
+    return 5 * stages + held_out * stages * (stages + 1) / 2
 
 
 def _judge(student: Student, before: Run, kept: Run, given: Run) -> Learned:
@@ -282,10 +288,10 @@ def _starts(
     raised = RAISED_END[student.parametrization]
     if sigmas[-1] == 0 and steps > 2 and low < raised < sigmas[0]:
         usual += [karras(steps, raised, sigmas[0], rho).tolist() for rho in RAISED_RHO]
-    knots = [*trajectories[0].sigmas, *([0.0] if sigmas[-1] == 0 else [])]
+    knots = [*trajectories[0].sigmas, trajectories[0].end]
     if 1 < steps < len(knots) - 1:
         fit = [t for t, b in zip(trajectories, student.batches, strict=True) if not b.held_out]
-        costs = euler_costs(fit)[: len(knots), : len(knots)]
+        costs = euler_costs(fit)
         chosen = [choose_nodes(knots, costs, steps, c) for c in COEFFICIENTS]
     each = len(student.stages(sigmas))
     spent, best = 0.0, []
@@ -334,6 +340,8 @@ def iterate(student: Student, run: Run, low: float, refit: bool) -> Run | None:
                 other = student.run(run.sigmas, lambdas, run, fit_only=True)
                 columns.append((student.residuals(other) - base) / LAMBDA_PERTURBATION)
                 places.append((k, i))
+    if not columns:
+        return None
     best, error = None, student.weighted_error(run)
     for move in _moves(base, columns, student.weights):
         sigmas = moved(run.sigmas, move[:inner], student.parametrization)

@@ -92,5 +92,6 @@ def infer_parametrization(model: object, sigmas: Sequence[float]) -> str:
     for owner in (model, getattr(model, "inner_model", None)):
         known = getattr(owner, "sigmas", None)
         if known is not None and len(known):
-            return "flow" if float(max(known)) <= 1.0001 else "ve"
+            largest = known.max() if hasattr(known, "max") else max(known)
+            return "flow" if float(largest) <= 1.0001 else "ve"
     return "flow" if abs(sigmas[0] - 1) < 1e-3 else "ve"

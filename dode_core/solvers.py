@@ -23,6 +23,7 @@ from .noise import DEFAULT_TIME, PARAMETRIZATIONS, TIME_MAPS, check_sigmas, log_
 
 Row = tuple[float, ...]
 MAX_COLUMNS = 3
+_CLOSE_LOG = 1e-4  # DEIS: nodes that differ by rounding only would get weights of 1e7
 _SAME_LOG = 1e-9  # closer in log sigma than this, or turning back: no divided differences
 _TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
 
@@ -232,9 +233,11 @@ def deis(grid: Grid, order: int = 3) -> list[Stage]:
     def mean(i: int) -> Row:
         s, t = grid.sigmas[i], grid.sigmas[i + 1]
         nodes = [grid.time(grid.sigmas[i - j]) for j in range(min(order, i + 1))]
-        if s == t or len(set(nodes)) < len(nodes):
-            return (1.0,)
         low, high = math.log(s), math.log(t)
+        used = [high, *(math.log(grid.sigmas[i - j]) for j in range(len(nodes)))]
+        close = min((abs(a - b) for a, b in zip(used, used[1:], strict=False)), default=1.0)
+        if s == t or close < _CLOSE_LOG or len(set(nodes)) < len(nodes):
+            return (1.0,)
         sigma = np.exp(low + (high - low) * (points + 1) / 2)
         measure = weights * (high - low) / 2 * sigma / (t - s)  # d sigma / h
         times = np.array([grid.time(float(value)) for value in sigma])

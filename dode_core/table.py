@@ -129,7 +129,8 @@ class LambdaTable:
         """Tables with equal keys replace each other in a file."""
         grid = tuple(float(f"{sigma:.5g}") for sigma in self.sigmas.tolist())
         cfg = None if self.cfg is None else round(self.cfg, 4)
-        return self.solver, self.parametrization, grid, self.columns, self.gain, cfg
+        kind = self.solver, self.parametrization, self.columns, self.gain, self.learned_sigmas
+        return *kind, grid, cfg, self.model_fingerprint
 
     def describe(self) -> str:
         """One line for menus and logs."""

@@ -47,11 +47,12 @@ def widgets() -> list[io.Input]:
         advanced(
             io.Int.Input(
                 "samples",
-                default=8,
+                default=16,
                 min=1,
                 max=4096,
                 optional=True,
-                tooltip="Noises to learn from; 4 to 16 are enough.",
+                tooltip="Noises to learn from. 16 are enough; with fewer, one odd noise among those held "
+                "out can cost the table.",
             )
         ),
         advanced(

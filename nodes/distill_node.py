@@ -65,7 +65,7 @@ class Distill(io.ComfyNode):
         negative: Any = None,
         sigmas: Tensor | None = None,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
-        samples: int = 8,
+        samples: int = 16,
         seed: int = 0,
         teacher: str = TEACHER.solver,
         teacher_steps: int = TEACHER.substeps,
