@@ -51,8 +51,8 @@ def widgets() -> list[io.Input]:
                 min=1,
                 max=4096,
                 optional=True,
-                tooltip="Noises to learn from. 16 are enough; with fewer, one odd noise among those held "
-                "out can cost the table.",
+                tooltip="Noises to learn from. 16 are enough; with fewer, one odd noise among "
+                "those held out can cost the table.",
             )
         ),
         advanced(
