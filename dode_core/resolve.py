@@ -77,7 +77,7 @@ def resolve(
         return _uncalibrated(tables, grid, solver, parametrization)
     rank, table = ranked[0]
     kind = KINDS[int(rank[0])]
-    if kind == "exact" and _brings_sigmas(table, grid):
+    if kind == "exact" and brings_sigmas(table, grid):
         stages, rows = table.stages, [tuple(row) for row in table.lambdas.tolist()]
     else:
         stages = get_solver(table.solver).stages(
@@ -96,7 +96,7 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     distance = 0.0
     if cfg is not None:
         distance = UNKNOWN_CFG_DISTANCE if table.cfg is None else abs(table.cfg - cfg)
-    if same_sigmas(own, grid) or _brings_sigmas(table, grid):
+    if same_sigmas(own, grid) or brings_sigmas(table, grid):
         return 0, distance, quality
     if _offset(own, grid) is not None:
         return 1, distance, -table.steps, quality
@@ -108,7 +108,7 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     return 2, abs(math.log(steps)), distance, quality
 
 
-def _brings_sigmas(table: LambdaTable, grid: Sequence[float]) -> bool:
+def brings_sigmas(table: LambdaTable, grid: Sequence[float]) -> bool:
     """Whether a full run of as many steps can take a learned table's sigmas instead of its own."""
     own = table.sigmas.tolist()
     ends = same_sigmas((own[0], own[-1]), (grid[0], grid[-1]))

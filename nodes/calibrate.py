@@ -27,6 +27,13 @@ from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
 from .models import parametrization
 
+# What is learned: difference columns, a gain column, the sigmas themselves.
+METHODS: dict[str, tuple[int, bool, bool]] = {
+    "one lambda": (1, False, False),
+    "columns": (2, True, False),
+    "columns and sigmas": (2, True, True),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,8 +46,13 @@ class Settings:
     seed: int
     batch_size: int
     cfg: float
+    method: str = next(iter(METHODS))
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise CalibrationError(
+                f"Method {self.method!r} is unknown; use one of {', '.join(METHODS)}."
+            )
         if self.samples < 2 and self.holdout > 0:
             raise CalibrationError(
                 f"{self.samples} sample cannot be fitted and held out at once (holdout is "
@@ -83,6 +95,7 @@ class Calibration:
             # No preview: a live picture would stay in the node and hide the plot.
             bar.update_absolute(done, total, None)
 
+        columns, gain, learn_sigmas = METHODS[self.settings.method]
         try:
             self.table = distill(
                 model,
@@ -95,6 +108,9 @@ class Calibration:
                 progress=progress,
                 parametrization=self.kind,
                 batch_size=self.batch_size,
+                columns=columns,
+                gain=gain,
+                learn_sigmas=learn_sigmas,
             )
             return True
         except management.OOM_EXCEPTION:

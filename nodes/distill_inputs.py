@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..dode_core.solvers import SOLVERS
 from ..dode_core.teacher import MAX_SUBSTEPS, Teacher
+from .calibrate import METHODS
 from .common import SOLVER_HELP, advanced
 
 TEACHER = Teacher()  # the default, whose values the widgets show
@@ -33,6 +34,18 @@ def widgets() -> list[io.Input]:
             step=0.1,
             round=0.01,
             tooltip="Guidance that you will sample with. 1 leaves the negative out.",
+        ),
+        advanced(
+            io.Combo.Input(
+                "method",
+                options=list(METHODS),
+                default=next(iter(METHODS)),
+                optional=True,
+                tooltip="one lambda: the paper's, quick, works on other step counts too. columns: "
+                "more of the past outputs. columns and sigmas: also moves the sigmas, nearest to "
+                "the teacher in few steps, some ten times the work; serves full runs (denoise 1) "
+                "of this step count.",
+            )
         ),
         advanced(
             io.Combo.Input(

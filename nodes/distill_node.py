@@ -64,6 +64,7 @@ class Distill(io.ComfyNode):
         cfg: float,
         negative: Any = None,
         sigmas: Tensor | None = None,
+        method: str = next(iter(calibrate.METHODS)),
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         samples: int = 16,
         seed: int = 0,
@@ -77,7 +78,9 @@ class Distill(io.ComfyNode):
         began = time.monotonic()
         get_solver(solver)
         substeps = Teacher(teacher, teacher_steps)
-        settings = calibrate.Settings(solver, substeps, samples, holdout, seed, batch_size, cfg)
+        settings = calibrate.Settings(
+            solver, substeps, samples, holdout, seed, batch_size, cfg, method
+        )
         if negative is None and cfg != 1:
             raise CalibrationError(
                 f"cfg is {cfg:g}, which needs a negative; connect one, or use cfg 1."

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..dode_core.resolve import brings_sigmas
 from ..dode_core.table import same_sigmas
-from .calibrate import Settings
+from .calibrate import METHODS, Settings
 from .models import Identity
 from .store import Stored
 
@@ -25,18 +26,20 @@ def find_same(
     held_out = 0
     if settings.holdout > 0:
         held_out = min(settings.samples - 1, max(1, round(settings.holdout * settings.samples)))
+    columns, gain, learn_sigmas = METHODS[settings.method]
     wanted: dict[str, Any] = {
         "solver": settings.solver,
         "parametrization": parametrization,
-        "columns": 1,
-        "gain": False,
-        "learned_sigmas": False,
+        "columns": columns,
+        "gain": gain,
         "cfg": settings.cfg,
         "seed": settings.seed,
-        "teacher": f"{settings.teacher.solver} x{settings.teacher.substeps}",
         "samples_fit": settings.samples - held_out,
         "samples_holdout": held_out,
     }
+    if not learn_sigmas:  # which has a teacher of its own
+        wanted["teacher"] = f"{settings.teacher.solver} x{settings.teacher.substeps}"
+        wanted["learned_sigmas"] = False
     if not latent.is_nested:
         wanted["latent_shape"] = tuple(latent.shape[1:])
     grid = sigmas.tolist()
@@ -44,6 +47,7 @@ def find_same(
         table, mark = each.table, each.table.model_fingerprint
         same = all(getattr(table, name) == value for name, value in wanted.items())
         ours = identity.same_model(mark) and identity.same_patches(mark)
-        if same and ours and same_sigmas(table.sigmas.tolist(), grid):
+        fits = same_sigmas(table.sigmas.tolist(), grid) or brings_sigmas(table, grid)
+        if same and ours and fits:
             return each
     return None
