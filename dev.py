@@ -43,10 +43,11 @@ def install(name: str) -> None:
     stamp.write_text(digest)
 
 
-def run(*command: str) -> int:
+def run(*command: str, threads: int | None = None) -> int:
     """Run a module of the environment in the repository; its exit status."""
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))}
-    environment = {**os.environ, **threads}
+    environment = dict(os.environ)
+    if threads is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
     return subprocess.run([str(PYTHON), "-m", *command], cwd=ROOT, env=environment).returncode
 
 
@@ -76,7 +77,8 @@ def main() -> int:
         return run("benchmarks", *rest)
     if task == "lint":
         return lint()
-    return (0 if rest else lint()) or run("pytest", *rest)
+    # One thread: small models beside a server and a browser only slow each other down.
+    return (0 if rest else lint()) or run("pytest", *rest, threads=1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,10 @@ def run_demo(settings: Settings) -> None:
                 if error < best.get(nfe, (float("inf"), ""))[0]:
                     best[nfe] = error, f"{name}, {schedule}"
             else:
-                tables.append(_compare(model, x, labels, reference, name, nfe, settings, scores))
+                learn = kind == "learn sigmas"
+                tables.append(
+                    _compare(model, x, labels, reference, name, nfe, settings, scores, learn)
+                )
             bar.update()
     scores.errors["best built-in peer"] = {nfe: error for nfe, (error, _) in best.items()}
     _write(settings, scores, tables, best, reference)
@@ -102,6 +106,7 @@ def _jobs(settings: Settings) -> Iterator[tuple[str, str, int, str]]:
     for nfe in settings.nfe:
         for solver in settings.solvers:
             yield "distil", solver, nfe, settings.schedule
+        yield "learn sigmas", "ddim", nfe, settings.schedule
         for name in peers():
             for schedule in SCHEDULES:
                 if peer_evaluations(name, steps_for_peer(name, nfe)) == nfe:
@@ -157,21 +162,26 @@ def _compare(
     nfe: int,
     settings: Settings,
     scores: Scores,
+    learn: bool,
 ) -> LambdaTable:
     """Distil one table; score plain and distilled solver on noise the fit never saw."""
     sigmas = grid(settings.schedule, steps_for(solver, nfe))
     noise, classes = start_noise(settings.samples, settings.seed)
     args = {"labels": classes, "cfg": settings.cfg}
-    table = distill(model, noise, sigmas, solver, extra_args=args, batch_size=settings.batch)
+    more: dict[str, Any] = {"columns": 2, "gain": True, "learn_sigmas": True} if learn else {}
+    batch = settings.batch
+    table = distill(model, noise, sigmas, solver, extra_args=args, batch_size=batch, **more)
     table = replace(table, cfg=settings.cfg, model_name="demo emoji (EDM)", seed=settings.seed)
     label = get_solver(solver).label
-    plain = _sample(model, x, labels, sigmas, settings, solver)
-    ours = _sample(model, x, labels, sigmas, settings, table=table)
-    scores.add(f"plain {label.removeprefix('D-')}", nfe, plain, reference)
-    scores.add(label, nfe, ours, reference)
-    if nfe == settings.nfe[0]:
-        scores.pictures[f"plain {label.removeprefix('D-')}"] = plain[: settings.pictures]
-        scores.pictures[label] = ours[: settings.pictures]
+    runs = {f"{label}, own sigmas" if learn else label: table}
+    if not learn:
+        runs = {f"plain {label.removeprefix('D-')}": None, **runs}
+    for name, used in runs.items():
+        nodes = sigmas if used is None else used.sigmas
+        found = _sample(model, x, labels, nodes, settings, None if used else solver, used)
+        scores.add(name, nfe, found, reference)
+        if nfe == settings.nfe[0]:
+            scores.pictures[name] = found[: settings.pictures]
     return table
 
 
