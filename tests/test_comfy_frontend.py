@@ -78,7 +78,7 @@ def test_advanced_inputs_are_hidden_until_asked_for(front: FrontEnd) -> None:
         "() => window.app.graph.nodes.find(n => n.type === 'DODE_Distill').toggleAdvanced()"
     )
     after = describe(front, "DODE_Distill")
-    assert len(after["seen"]) == 12 and after["size"][1] > before["size"][1] + 150
+    assert len(after["seen"]) == 13 and after["size"][1] > before["size"][1] + 150
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
