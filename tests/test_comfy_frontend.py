@@ -13,6 +13,7 @@ from conftest import missing
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
 from hosts.comfy import ComfyServer
 from PIL import Image
+from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "test_output"
@@ -55,10 +56,16 @@ def describe(front: FrontEnd, kind: str) -> dict[str, Any]:
 def test_nodes_are_found_by_search(front: FrontEnd) -> None:
     """Double click on the canvas, type, and there they are."""
     front.page.evaluate("() => window.app.graph.clear()")
-    front.page.mouse.dblclick(700, 450)
-    box = front.page.locator("input[type=text], input[role=combobox]").last
+    box = front.page.locator(".comfy-vue-node-search-container input").last
+    for _ in range(5):  # a canvas that is still busy swallows the double click
+        front.page.mouse.dblclick(700, 450)
+        try:
+            box.wait_for(state="visible", timeout=15_000)
+            break
+        except TimeoutError:
+            continue
     box.fill("D-ODE")
-    front.page.get_by_text("D-ODE Demo Model").first.wait_for(timeout=10_000)
+    front.page.get_by_text("D-ODE Demo Model").first.wait_for(timeout=60_000)
     front.page.screenshot(path=PICTURES / "search.png")
     found = front.page.locator(".comfy-vue-node-search-container, [role=listbox]").all_inner_texts()
     names = ("Distill", "Sampler", "Load Table", "Apply to Model", "Demo Model")
