@@ -1,0 +1,228 @@
+"""One calibration run: the samples in micro-batches, the counted model, the teachers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .calibration import Calibration, CountingModel, Progress, listed, split
+from .dense import (
+    DENSE_LOW,
+    DENSE_SOLVER,
+    DENSE_STEPS,
+    Trajectory,
+    dense_grid,
+    dense_teacher,
+)
+from .errors import CalibrationError
+from .fit import Batch
+from .integrate import Denoiser, State
+from .learn import learn, least_budget
+from .noise import infer_parametrization
+from .solvers import Stage, get_solver
+from .table import Errors, LambdaTable
+from .teacher import Teacher
+from .version import PROGRAM
+
+
+class Session:
+    """One calibration run: the samples in micro-batches, the counted model, the teachers."""
+
+    def __init__(
+        self,
+        model: Denoiser,
+        x: Tensor,
+        grid: Sequence[float],
+        extra_args: Mapping[str, Any] | None,
+        holdout: float,
+        progress: Progress | None,
+        parametrization: str | None,
+        batch_size: int,
+    ) -> None:
+        _check(x, grid, holdout, batch_size)
+        self.x, self.grid, self.extra_args = x, grid, extra_args or {}
+        self.parametrization = parametrization or infer_parametrization(model, grid)
+        self.held_out = min(len(x) - 1, max(1, round(holdout * len(x)))) if holdout > 0 else 0
+        self.parts = split(len(x), self.held_out, batch_size)
+        self.model = CountingModel(model, progress, 0)
+        self.dense_name = f"{DENSE_SOLVER} {DENSE_STEPS} dense"
+        self.counted = 0
+
+    def stages(self, grid: Sequence[float], solver: str, columns: int, gain: bool) -> list[Stage]:
+        return get_solver(solver).stages(grid, self.parametrization, columns=columns, gain=gain)
+
+    def calls(self, evaluations: int) -> int:
+        """Model calls that so many evaluations per sample take."""
+        return len(self.parts) * evaluations
+
+    def student_calls(self, stages: int) -> int:
+        """The most calls that fitting a student and checking it takes."""
+        held = sum(self._held(part) for part in self.parts)
+        return self.calls(3 * stages) + held * stages * (stages + 1) // 2
+
+    def most_calls(self, budget: float) -> int:
+        """The most model calls that so many evaluations per sample make, whichever samples run."""
+        held = sum(self._held(part) for part in self.parts)
+        shares = [(len(self.parts), len(self.x)), (held, self.held_out)]
+        shares.append((len(self.parts) - held, len(self.x) - self.held_out))
+        return math.ceil(budget * len(self.x) * max(calls / max(n, 1) for calls, n in shares))
+
+    def check_budget(self, stages: int, budget: float) -> None:
+        """Refuse a budget that cannot pay for a table, before anything is run."""
+        least = least_budget(stages, self.held_out / len(self.x))
+        if budget < least:
+            raise CalibrationError(
+                f"A budget of {budget + DENSE_STEPS:g} evaluations per sample is too small: "
+                f"{stages} stages take at least {math.ceil(least) + DENSE_STEPS}; raise it, or "
+                "turn learn_sigmas off."
+            )
+
+    def _held(self, part: slice) -> bool:
+        return part.start >= len(self.x) - self.held_out
+
+    def _state(self, part: slice) -> State:
+        args = {key: _rows(value, part, len(self.x)) for key, value in self.extra_args.items()}
+        return State.begin(self.x[part], args, park=len(self.parts) > 1)
+
+    def aligned(
+        self,
+        grid: Sequence[float],
+        stages: Sequence[Stage],
+        teacher: Teacher,
+        targets: Tensor | None,
+    ) -> list[Batch]:
+        """Batches whose goals are an aligned teacher's states, or given ones."""
+        if targets is not None and targets.shape != (len(stages), *self.x.shape):
+            raise CalibrationError(
+                f"targets have shape {tuple(targets.shape)}, expected "
+                f"{(len(stages), *self.x.shape)}: one state per model evaluation and sample."
+            )
+        batches = []
+        for part in self.parts:
+            state = self._state(part)
+            if targets is None:
+                nodes = teacher.states(self.model, state, grid, self.parametrization)
+                goals = [nodes[stage.step] for stage in stages]
+            else:
+                goals = list(targets[:, part])
+            batches.append(listed(state, goals, self._held(part)))
+        return batches
+
+    @cached_property
+    def trajectories(self) -> list[Trajectory]:
+        """The dense teacher's run, once for the whole session."""
+        low = self.grid[-1]
+        if low == 0:  # room for learned sigmas below the given grid's last
+            own = min(sigma for sigma in self.grid if sigma)
+            low = min(own, DENSE_LOW[self.parametrization] * self.grid[0])
+        fine = dense_grid(self.grid[0], low, self.parametrization, DENSE_STEPS)
+        fine = fine if self.grid[-1] == 0 else fine[:-1]
+        return [
+            dense_teacher(self.model, self._state(part), fine, self.parametrization)
+            for part in self.parts
+        ]
+
+    def dense(self) -> list[Batch]:
+        """Batches whose goals are read off the dense teacher at whatever sigma is asked for."""
+        return [
+            Batch(self._state(part), dense_goal(trajectory), trajectory.final, self._held(part))
+            for part, trajectory in zip(self.parts, self.trajectories, strict=True)
+        ]
+
+    def fixed(
+        self,
+        grid: Sequence[float],
+        solver: str,
+        columns: int,
+        gain: bool,
+        batches: Sequence[Batch],
+        teacher: str,
+    ) -> LambdaTable:
+        """A table on the given grid."""
+        stages = self.stages(grid, solver, columns, gain)
+        calibration = Calibration(self.model, batches, stages, self.parametrization)
+        lambdas, errors = calibration.run()
+        zeroed = tuple(sorted(calibration.zeroed))
+        return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed=zeroed)
+
+    def learned(
+        self, grid: Sequence[float], solver: str, columns: int, gain: bool, budget: int
+    ) -> LambdaTable:
+        """A table with learned inner sigmas, or the given grid's where those do not help."""
+        batches, low = self.dense(), self.trajectories[0].sigmas[-1]
+        spent = (self.model.evaluations - self.counted) / len(self.x)
+        found = learn(
+            self.model,
+            batches,
+            self.trajectories,
+            grid,
+            solver,
+            self.parametrization,
+            columns,
+            gain,
+            low,
+            budget - spent,
+        )
+        if found.helps:
+            rows = torch.tensor(found.run.lambdas, dtype=torch.float64)
+            return self._table(
+                solver, found.run.sigmas, rows, gain, found.errors, self.dense_name, learned=True
+            )
+        return self.fixed(grid, solver, columns, gain, batches, self.dense_name)
+
+    def _table(
+        self,
+        solver: str,
+        grid: Sequence[float],
+        lambdas: Tensor,
+        gain: bool,
+        errors: Errors,
+        teacher: str,
+        zeroed: tuple[int, ...] = (),
+        learned: bool = False,
+    ) -> LambdaTable:
+        evaluations, self.counted = self.model.evaluations - self.counted, self.model.evaluations
+        return LambdaTable(
+            solver=solver,
+            sigmas=torch.tensor(grid, dtype=torch.float64),
+            lambdas=lambdas,
+            parametrization=self.parametrization,
+            gain=gain,
+            learned_sigmas=learned,
+            errors=errors,
+            zeroed=zeroed,
+            teacher=teacher,
+            samples_fit=len(self.x) - self.held_out,
+            samples_holdout=self.held_out,
+            evaluations=evaluations / len(self.x),
+            latent_shape=tuple(self.x.shape[1:]),
+            program=PROGRAM,
+        )
+
+
+def dense_goal(trajectory: Trajectory) -> Callable[[int, Stage], Tensor]:
+    """The teacher's state wherever a stage lands."""
+    return lambda k, stage: trajectory.at(stage.sigma_next)
+
+
+def _rows(value: Any, part: slice, samples: int) -> Any:
+    """A sample's share of an extra argument: rows of a tensor with one row per sample."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == samples:
+        return value[part]
+    return value
+
+
+def _check(x: Tensor, grid: Sequence[float], holdout: float, batch_size: int) -> None:
+    if len(grid) < 2:
+        raise CalibrationError("One sigma makes no step; give at least two.")
+    if x.ndim < 2 or not len(x) or not x.is_floating_point():
+        raise CalibrationError(f"x has shape {tuple(x.shape)}; give noise of shape (B, ...).")
+    if not 0 <= holdout < 1:
+        raise CalibrationError(f"holdout is {holdout}; use a fraction from 0 to below 1.")
+    if batch_size < 1:
+        raise CalibrationError(f"batch_size is {batch_size}; use at least 1.")

@@ -1,0 +1,155 @@
+"""A student on changing grids: whole runs, and runs from the first stage that differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .fit import Batch, flat, stage_products
+from .integrate import Denoiser, State, integrate, plain, update
+from .solvers import Stage, get_solver
+
+Row = list[float]
+RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
+
+
+@dataclass
+class Run:
+    """A student run: its grid, its lambdas, the states after each evaluation, the final states."""
+
+    sigmas: list[float]
+    stages: list[Stage]
+    lambdas: list[Row]
+    checkpoints: list[list[State]] = field(repr=False)
+    finals: list[State] = field(repr=False)
+
+
+class Student:
+    """Runs one solver over changing grids from shared starting states."""
+
+    def __init__(
+        self,
+        model: Denoiser,
+        batches: Sequence[Batch],
+        solver: str,
+        parametrization: str,
+        columns: int,
+        gain: bool,
+    ) -> None:
+        self.model, self.batches = model, batches
+        self.solver, self.parametrization = get_solver(solver), parametrization
+        self.columns, self.gain = columns, gain
+        self.width = columns + gain
+        self.weights: Tensor | None = None  # of the fit samples, mean 1
+        self.share = 1 - sum(len(b.final) for b in batches if b.held_out) / sum(
+            len(b.final) for b in batches
+        )
+
+    def stages(self, sigmas: Sequence[float]) -> list[Stage]:
+        return self.solver.stages(
+            sigmas, self.parametrization, columns=self.columns, gain=self.gain
+        )
+
+    def run(
+        self,
+        sigmas: Sequence[float],
+        lambdas: Sequence[Row] | None = None,
+        base: Run | None = None,
+        fit_only: bool = False,
+    ) -> Run:
+        """Run over ``sigmas`` with given lambdas, or fit them on the way.
+
+        With ``base``, everything before the first stage that differs is taken from there; with
+        ``fit_only`` held-out samples stay behind.
+        """
+        stages = self.stages(sigmas)
+        first = 0
+        if base is not None:
+            first = _first_change(base, stages, lambdas)
+        batches = [b for b in self.batches if not (fit_only and b.held_out)]
+        found: list[Row] = [] if base is None else [list(row) for row in base.lambdas[:first]]
+        checkpoints = [] if base is None else base.checkpoints[:first]
+
+        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+            checkpoints.append([state.copy() for state in states])
+            if lambdas is not None:
+                found.append(list(lambdas[k]))
+            else:
+                products = stage_products(batches, k, stage, states, self.width)
+                row = None if products is None else products.solve(RIDGE, weights=self.weights)
+                found.append([0.0] * self.width if row is None else row.tolist())
+            return found[-1]
+
+        if base is None:
+            states = [batch.state.copy() for batch in batches]
+            start = 0
+        else:
+            pairs = zip(base.checkpoints[first], self._kept(base), strict=True)
+            states = [s.copy() for s, batch in pairs if not (fit_only and batch.held_out)]
+            row = choose(first, stages[first], states)
+            for state in states:
+                state.x = update(state, stages[first], row)
+            start = first + 1
+        loop = integrate(
+            self.model, states, stages, choose, parametrization=self.parametrization, first=start
+        )
+        for _ in loop:
+            pass
+        return Run(list(sigmas), stages, found, checkpoints, states)
+
+    @property
+    def validates(self) -> bool:
+        return any(batch.held_out for batch in self.batches)
+
+    def run_plain(self, sigmas: Sequence[float]) -> Run:
+        """The plain solver's run."""
+        stages = plain(self.solver.stages(sigmas, self.parametrization))
+        states = [batch.state.copy() for batch in self.batches]
+        for _ in integrate(self.model, states, stages, parametrization=self.parametrization):
+            pass
+        return Run(list(sigmas), stages, [], [], states)
+
+    def _kept(self, base: Run) -> list[Batch]:
+        """The batches that a run carries."""
+        if len(base.finals) == len(self.batches):
+            return list(self.batches)
+        return [batch for batch in self.batches if not batch.held_out]
+
+    def residuals(self, run: Run, held_out: bool = False) -> Tensor:
+        """x_final - teacher, shape (samples, elements), float64."""
+        pairs = zip(run.finals, self._kept(run), strict=True)
+        rows = [flat(s.x - b.final).cpu() for s, b in pairs if b.held_out == held_out]
+        return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.float64)
+
+    def error(self, run: Run, held_out: bool = False) -> float:
+        """RMS final error."""
+        squares = self.residuals(run, held_out).square().mean(1)
+        return math.sqrt(float(squares.mean())) if len(squares) else 0.0
+
+    def weighted_error(self, run: Run) -> float:
+        """RMS final error of the fit samples with their weights."""
+        squares = self.residuals(run).square().mean(1)
+        return math.sqrt(float((squares * (1.0 if self.weights is None else self.weights)).mean()))
+
+    def robust_error(self, run: Run, held_out: bool) -> float:
+        """RMS with samples beyond twice the median error counted ever less."""
+        squares = self.residuals(run, held_out).square().mean(1)
+        return math.sqrt(float((squares * robust_weights(squares)).mean()))
+
+
+def _first_change(base: Run, stages: Sequence[Stage], lambdas: Sequence[Row] | None) -> int:
+    """The first stage whose rows, landing point or lambdas differ from ``base``'s."""
+    for k, (old, new) in enumerate(zip(base.stages, stages, strict=True)):
+        if old != new or (lambdas is not None and base.lambdas[k] != list(lambdas[k])):
+            return k
+    return len(stages) - 1
+
+
+def robust_weights(squares: Tensor) -> Tensor:
+    """1 / (1 + e^2 / (2 median)^2), mean 1: Geman-McClure-like, for samples that fork."""
+    weights = 1 / (1 + squares / (4 * squares.median()).clamp(min=1e-30))
+    return weights / weights.mean()
