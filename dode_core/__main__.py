@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         args.run(args)
+    except BrokenPipeError:  # "| head": nobody reads on
+        sys.stdout = None
     except DodeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,70 @@
+"""``python -m dode_core``: inspect, plot and the demo, as a user runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tables import made_up
+
+import dode_core as dode
+from dode_core.__main__ import main
+from dode_core.demo import run as demo
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.dode.json"
+    dode.save_tables(path, [made_up(cfg=7.0), made_up("heun", columns=2, gain=True)])
+    return path
+
+
+def test_inspect(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(file)]) == 0
+    out = capsys.readouterr().out
+    tables = dode.load_tables(file)
+    assert "2 tables" in out and all(table.describe() in out for table in tables)
+    for table in tables:
+        assert all(f"{value:.4f}" in out for value in table.lambdas.flatten().tolist())
+
+
+def test_plot(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One picture a table, with something on it."""
+    assert main(["plot", str(file), "--out", str(tmp_path / "p.png")]) == 0
+    shown = capsys.readouterr().out.split()
+    assert [Path(name).name for name in shown] == ["p-0.png", "p-1.png"]
+    for name in shown:
+        with Image.open(name) as picture:
+            assert picture.width > 600 and len(picture.convert("L").getcolors(256) or []) > 50
+
+
+def test_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("inspect", "plot"):
+        assert main([command, str(tmp_path / "none.dode.json")]) == 1
+        assert "none.dode.json cannot be read" in capsys.readouterr().err
+
+
+def test_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A small one: every file is there, and D-DDIM is ahead of DDIM on held-out noise."""
+    monkeypatch.setattr(demo, "TEACHER_STEPS", 16)
+    settings = demo.Settings(
+        out=tmp_path, samples=8, held_out=4, nfe=(5,), solvers=("ddim", "heun"), pictures=3
+    )
+    demo.run_demo(settings)
+    out = capsys.readouterr().out
+    errors = {
+        name: float(line.split()[-1])
+        for line in out.splitlines()
+        for name in ("plain DDIM", "D-DDIM", "D-DDIM, own sigmas", "best built-in peer")
+        if line.startswith(f"{name}  ")
+    }
+    assert len(errors) == 4
+    assert errors["D-DDIM"] < errors["plain DDIM"]
+    tables = dode.load_tables(tmp_path / "demo.dode.json")
+    assert [len(table.stages) for table in tables] == [5, 5, 5]
+    for name in ("errors.png", "lambdas.png", "samples.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 300
