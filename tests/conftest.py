@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -58,21 +57,10 @@ def comfy_sampling() -> ModuleType:
 @pytest.fixture(scope="session")
 def k_diffusion_sampling() -> ModuleType:
     """k-diffusion's sampling module without its package, which imports trainers and CLIP."""
-    name = "k_diffusion"
+    from dode_core.demo import peers
+
     try:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.submodule_search_locations is None:
-            raise ImportError("install k-diffusion (pip install --no-deps k-diffusion)")
-        stub = ModuleType(name)
-        stub.__path__ = list(spec.submodule_search_locations)
-        before = {key: sys.modules[key] for key in sys.modules if key.split(".")[0] == name}
-        sys.modules[name] = stub
-        try:
-            return importlib.import_module(f"{name}.sampling")
-        finally:
-            for key in [key for key in sys.modules if key.split(".")[0] == name]:
-                del sys.modules[key]
-            sys.modules.update(before)
+        return peers.k_diffusion_sampling()
     except ImportError as error:
         missing("k-diffusion", error)
         raise

@@ -26,6 +26,7 @@ def k_diffusion_sampling() -> Any:
             raise ImportError("k-diffusion is not installed")
         package = types.ModuleType("k_diffusion")
         package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
         sys.modules["k_diffusion"] = package
     return importlib.import_module("k_diffusion.sampling")
 
