@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import CalibrationError
 from .fit import Batch, Products, flat, stage_products
-from .integrate import Denoiser, State, integrate, no_lambdas, plain, update
+from .integrate import Choose, Denoiser, State, complete, no_lambdas, plain, update
 from .solvers import Stage
 from .table import MAX_LAMBDA as TABLE_LIMIT
 from .table import Errors
@@ -70,9 +70,9 @@ class Calibration:
 
     def run(self) -> tuple[Tensor, Errors]:
         """(lambdas (stages, columns), errors of the final states)."""
-        before = self._errors(self._run(plain(self.stages), self.batches))
+        before = self._errors(self._run(plain(self.stages)))
         checkpoints: list[list[State]] = []  # held-out states before each stage's update
-        finals = self._run(self.stages, self.batches, self._fit(checkpoints))
+        finals = self._run(self.stages, self._fit(checkpoints))
         after = self._errors(finals)
         if self.validate and not self._improves(before, after):
             after = self._eliminate(checkpoints, before, after)
@@ -139,7 +139,7 @@ class Calibration:
             else:
                 self.lambdas[k] = kept
         if self._improves(before, after):
-            finals = self._run(self.stages, self.batches, lambda k, *_: self.lambdas[k])
+            finals = self._run(self.stages, self._own_lambdas)
             return self._errors(finals)
         self.zeroed.update(k for k, row in enumerate(self.lambdas) if any(row))
         self.lambdas = [[0.0] * self.width for _ in self.stages]
@@ -149,27 +149,19 @@ class Calibration:
         """Run held-out states on, from after stage k's model call to the end."""
         for state in states:
             state.x = update(state, self.stages[k], self.lambdas[k])
-        choose: Any = lambda i, *_: self.lambdas[i]  # noqa: E731
-        loop = integrate(
-            self.model,
-            states,
-            self.stages,
-            choose,
-            parametrization=self.parametrization,
-            first=k + 1,
-        )
-        for _ in loop:
-            pass
-        return states
+        return self._through(states, self.stages, self._own_lambdas, k + 1)
 
-    def _run(
-        self, stages: Sequence[Stage], batches: Sequence[Batch], choose: Any = no_lambdas
+    def _own_lambdas(self, k: int, *_: Any) -> Sequence[float]:
+        return self.lambdas[k]
+
+    def _run(self, stages: Sequence[Stage], choose: Choose = no_lambdas) -> list[State]:
+        return self._through([batch.state.copy() for batch in self.batches], stages, choose)
+
+    def _through(
+        self, states: list[State], stages: Sequence[Stage], choose: Choose, first: int = 0
     ) -> list[State]:
-        states = [batch.state.copy() for batch in batches]
-        for _ in integrate(
-            self.model, states, stages, choose, parametrization=self.parametrization
-        ):
-            pass
+        options: dict[str, Any] = {"parametrization": self.parametrization, "first": first}
+        complete(self.model, states, stages, choose, **options)
         return states
 
     def _errors(
@@ -198,6 +190,11 @@ def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:
     """A micro-batch whose goals are given stage by stage."""
     own = [goal.to(state.x) for goal in goals]
     return Batch(state, lambda k, stage: own[k], own[-1], held_out)
+
+
+def held_out_count(samples: int, holdout: float) -> int:
+    """How many samples a fraction holds out: at least one, never all; none for 0."""
+    return min(samples - 1, max(1, round(holdout * samples))) if holdout > 0 else 0
 
 
 def split(samples: int, held_out: int, batch_size: int) -> list[slice]:

@@ -89,6 +89,20 @@ def integrate(
         yield k, stage
 
 
+def complete(
+    model: Denoiser,
+    states: Sequence[State],
+    stages: Sequence[Stage],
+    choose: Choose = no_lambdas,
+    *,
+    parametrization: str = "ve",
+    first: int = 0,
+) -> None:
+    """Run :func:`integrate` to its end, for those who look only at the final states."""
+    for _ in integrate(model, states, stages, choose, parametrization=parametrization, first=first):
+        pass
+
+
 def noise_guess(x: Tensor, sigma: float, parametrization: str) -> Tensor:
     """x / sqrt(alpha^2 + sigma^2): at sigma_max the state is almost pure noise (eps_{-1})."""
     return x / math.hypot(alpha(sigma, parametrization), sigma)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import Calibration, CountingModel, Progress, listed, split
+from .calibration import Calibration, CountingModel, Progress, held_out_count, listed, split
 from .dense import (
     DENSE_LOW,
     DENSE_SOLVER,
@@ -47,7 +47,7 @@ class Session:
         _check(x, grid, holdout, batch_size)
         self.x, self.grid, self.extra_args = x, grid, extra_args or {}
         self.parametrization = parametrization or infer_parametrization(model, grid)
-        self.held_out = min(len(x) - 1, max(1, round(holdout * len(x)))) if holdout > 0 else 0
+        self.held_out = held_out_count(len(x), holdout)
         self.parts = split(len(x), self.held_out, batch_size)
         self.model = CountingModel(model, progress, 0)
         self.dense_name = f"{DENSE_SOLVER} {DENSE_STEPS} dense"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .fit import Batch, flat, stage_products
-from .integrate import Denoiser, State, integrate, plain, update
+from .integrate import Denoiser, State, complete, plain, update
 from .solvers import Stage, get_solver
 
 Row = list[float]
@@ -94,11 +94,9 @@ class Student:
             for state in states:
                 state.x = update(state, stages[first], row)
             start = first + 1
-        loop = integrate(
+        complete(
             self.model, states, stages, choose, parametrization=self.parametrization, first=start
         )
-        for _ in loop:
-            pass
         return Run(list(sigmas), stages, found, checkpoints, states)
 
     @property
@@ -109,8 +107,7 @@ class Student:
         """The plain solver's run."""
         stages = plain(self.solver.stages(sigmas, self.parametrization))
         states = [batch.state.copy() for batch in self.batches]
-        for _ in integrate(self.model, states, stages, parametrization=self.parametrization):
-            pass
+        complete(self.model, states, stages, parametrization=self.parametrization)
         return Run(list(sigmas), stages, [], [], states)
 
     def _kept(self, base: Run) -> list[Batch]:

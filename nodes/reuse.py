@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..dode_core.calibration import held_out_count
 from ..dode_core.resolve import brings_sigmas
 from ..dode_core.table import same_sigmas
 from .calibrate import METHODS, Settings
@@ -23,9 +24,7 @@ def find_same(
     latent: Any,
 ) -> Stored | None:
     """The newest table of this very model, LoRAs included, made with these settings."""
-    held_out = 0
-    if settings.holdout > 0:
-        held_out = min(settings.samples - 1, max(1, round(settings.holdout * settings.samples)))
+    held_out = held_out_count(settings.samples, settings.holdout)
     columns, gain, learn_sigmas = METHODS[settings.method]
     wanted: dict[str, Any] = {
         "solver": settings.solver,
