@@ -14,9 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+def tests_on_path() -> None:
+    """The tests' own modules are importable: closed-form problems, the real hosts."""
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tests"))
+
+
 def comfy_sampling() -> Any:
     """``comfy.k_diffusion.sampling`` of the real ComfyUI that the tests use, on the CPU."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    tests_on_path()
     from hosts.install import comfy_root
 
     sys.path.insert(0, str(comfy_root()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .distill import best_tables, distill, distill_many
-    from .errors import CalibrationError, DodeError, SigmasError, TableError
+    from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
     from .files import load_tables, save_tables
     from .resolve import Resolution, resolve
     from .sampler import run_resolved, sample
@@ -31,6 +31,7 @@ _HOME = {
     "distill_many": "distill",
     "CalibrationError": "errors",
     "DodeError": "errors",
+    "Enough": "errors",
     "SigmasError": "errors",
     "TableError": "errors",
     "load_tables": "files",
@@ -51,6 +52,7 @@ __all__ = [
     "SOLVERS",
     "CalibrationError",
     "DodeError",
+    "Enough",
     "Errors",
     "LambdaTable",
     "Resolution",

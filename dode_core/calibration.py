@@ -198,8 +198,12 @@ def held_out_count(samples: int, holdout: float) -> int:
 
 
 def split(samples: int, held_out: int, batch_size: int) -> list[slice]:
-    """Micro-batches; none mixes fit and held-out samples, which come last."""
+    """Micro-batches of about equal size, at most ``batch_size``; none mixes fit and held-out
+    samples, which come last.
+    """
     parts = []
     for low, high in ((0, samples - held_out), (samples - held_out, samples)):
-        parts += [slice(i, min(i + batch_size, high)) for i in range(low, high, batch_size)]
+        count = math.ceil((high - low) / batch_size)
+        ends = [low + (high - low) * i // count for i in range(count + 1)] if count else []
+        parts += [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
     return parts

@@ -20,7 +20,7 @@ from .calibration import Progress
 from .dense import DENSE_STEPS
 from .errors import CalibrationError
 from .integrate import Denoiser
-from .learn import DEFAULT_BUDGET
+from .learn import DEFAULT_BUDGET, SCOUTS
 from .noise import check_sigmas
 from .session import Session
 from .table import LambdaTable, same_sigmas
@@ -45,6 +45,7 @@ def distill(
     gain: bool = False,
     learn_sigmas: bool = False,
     budget: int = DEFAULT_BUDGET,
+    starts: Sequence[Tensor | Sequence[float]] = (),
 ) -> LambdaTable:
     """Fit a lambda table for one solver on one sigma grid.
 
@@ -61,14 +62,18 @@ def distill(
     choose how many columns and how much regularisation a stage gets. ``learn_sigmas`` moves the
     inner sigmas together with the lambdas to lower the final error, with a dense teacher and at
     most ``budget`` model evaluations per sample; the first and last sigma stay, and the given grid
-    is kept when held-out samples do not prefer the learned one.
+    is kept when held-out samples do not prefer the learned one. ``starts`` are more grids of as
+    many steps to start from (the host's other schedules, published ones); they are tried beside
+    our own and kept only if they measure better.
 
     ``progress(done, total, denoised)`` is called after every model call with the calls made, the
-    most there will be, and the newest prediction; raising from it stops the calibration.
+    most there will be, and the newest prediction; raising from it stops the calibration, and
+    raising :class:`Enough` while sigmas are learned ends it with the best table so far.
     Raises :class:`SigmasError`, :class:`DodeError` (unknown solver) and :class:`CalibrationError`.
     Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
     """
     grid = check_sigmas(sigmas)
+    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size
     session = Session(model, x, grid, extra_args, holdout, progress, parametrization, batch_size)
     stages = session.stages(grid, solver, columns, gain)
     teacher = teacher or Teacher()
@@ -78,7 +83,8 @@ def distill(
             raise CalibrationError("learn_sigmas needs its own teacher; drop targets.")
         session.check_budget(len(stages), budget - DENSE_STEPS)
         session.model.total = session.most_calls(budget)
-        table = session.learned(grid, solver, columns, gain, budget)
+        own = [_start(start, grid) for start in starts]
+        table = session.learned(grid, solver, columns, gain, budget, own)
     else:
         fine = 0 if targets is not None else len(teacher.stages(grid, session.parametrization))
         session.model.total = session.calls(fine) + session.student_calls(len(stages))
@@ -119,6 +125,7 @@ def distill_many(
         )
     for grid in checked:
         _check_descending(grid)
+    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size
     finest = min(checked, key=lambda grid: min(s for s in grid if s))
     session = Session(model, x, finest, extra_args, holdout, progress, parametrization, batch_size)
     jobs = [
@@ -166,3 +173,16 @@ def _check_descending(grid: Sequence[float]) -> None:
             "A dense teacher needs a descending grid; distil this one with distill and without "
             "learn_sigmas."
         )
+
+
+def _start(start: Tensor | Sequence[float], grid: Sequence[float]) -> list[float]:
+    """A grid to start from, with the ends of the grid that is distilled."""
+    found = check_sigmas(start)
+    if len(found) != len(grid):
+        raise CalibrationError(
+            f"A start has {len(found) - 1} steps, but the table is to have {len(grid) - 1}; give "
+            "grids of as many steps."
+        )
+    inner = [*found[1:-1]]
+    _check_descending([grid[0], *inner, grid[-1]])
+    return [grid[0], *inner, grid[-1]]

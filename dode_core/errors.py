@@ -17,3 +17,11 @@ class TableError(DodeError):
 
 class CalibrationError(DodeError):
     """A calibration that cannot be run, or whose numbers are not finite."""
+
+
+class Enough(Exception):
+    """Raise this from ``progress`` to end a calibration with the best table so far.
+
+    Learning sigmas ends there and keeps what it has; anything earlier, or a calibration that has
+    no table yet, ends with this exception, as it would with any other.
+    """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -67,18 +68,15 @@ class Session:
 
     def most_calls(self, budget: float) -> int:
         """The most model calls that so many evaluations per sample make, whichever samples run."""
-        held = sum(self._held(part) for part in self.parts)
-        shares = [(len(self.parts), len(self.x)), (held, self.held_out)]
-        shares.append((len(self.parts) - held, len(self.x) - self.held_out))
-        return math.ceil(budget * len(self.x) * max(calls / max(n, 1) for calls, n in shares))
+        smallest = min(part.stop - part.start for part in self.parts)
+        return math.ceil(budget * len(self.x) / smallest)
 
     def check_budget(self, stages: int, budget: float) -> None:
         """Refuse a budget that cannot pay for a table, before anything is run."""
-        least = least_budget(stages, self.held_out / len(self.x))
-        if budget < least:
+        if budget < (least := least_budget(stages)):
             raise CalibrationError(
                 f"A budget of {budget + DENSE_STEPS:g} evaluations per sample is too small: "
-                f"{stages} stages take at least {math.ceil(least) + DENSE_STEPS}; raise it, or "
+                f"{stages} stages take at least {least + DENSE_STEPS}; raise it, or "
                 "turn learn_sigmas off."
             )
 
@@ -151,29 +149,30 @@ class Session:
         return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed=zeroed)
 
     def learned(
-        self, grid: Sequence[float], solver: str, columns: int, gain: bool, budget: int
+        self,
+        grid: Sequence[float],
+        solver: str,
+        columns: int,
+        gain: bool,
+        budget: float,
+        starts: Sequence[Sequence[float]] = (),
     ) -> LambdaTable:
         """A table with learned inner sigmas, or the given grid's where those do not help."""
         batches, low = self.dense(), self.trajectories[0].sigmas[-1]
         spent = (self.model.evaluations - self.counted) / len(self.x)
-        found = learn(
-            self.model,
-            batches,
-            self.trajectories,
-            grid,
-            solver,
-            self.parametrization,
-            columns,
-            gain,
-            low,
-            budget - spent,
-        )
-        if found.helps:
-            rows = torch.tensor(found.run.lambdas, dtype=torch.float64)
-            return self._table(
-                solver, found.run.sigmas, rows, gain, found.errors, self.dense_name, learned=True
+        how = solver, self.parametrization, columns, gain
+        left = budget - spent
+        found = learn(self.model, batches, self.trajectories, grid, *how, low, left, extra=starts)
+        rows, errors = torch.tensor(found.run.lambdas, dtype=torch.float64), found.errors
+        if not found.helps:
+            rows = torch.zeros_like(rows)
+            errors = replace(
+                errors, distilled_fit=errors.plain_fit, distilled_holdout=errors.plain_holdout
             )
-        return self.fixed(grid, solver, columns, gain, batches, self.dense_name)
+        learned = found.helps and not found.given
+        sigmas = found.run.sigmas if learned else grid
+        name = self.dense_name
+        return self._table(solver, sigmas, rows, gain, errors, name, learned=learned)
 
     def _table(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ class Run:
     checkpoints: list[list[State]] = field(repr=False)
     finals: list[State] = field(repr=False)
 
+    def part(self, count: int) -> Run:
+        """The first ``count`` micro-batches of this run."""
+        checkpoints = [states[:count] for states in self.checkpoints]
+        return replace(self, checkpoints=checkpoints, finals=self.finals[:count])
+
 
 class Student:
     """Runs one solver over changing grids from shared starting states."""
@@ -44,10 +49,7 @@ class Student:
         self.solver, self.parametrization = get_solver(solver), parametrization
         self.columns, self.gain = columns, gain
         self.width = columns + gain
-        self.weights: Tensor | None = None  # of the fit samples, mean 1
-        self.share = 1 - sum(len(b.final) for b in batches if b.held_out) / sum(
-            len(b.final) for b in batches
-        )
+        self.samples = sum(len(batch.final) for batch in batches)
 
     def stages(self, sigmas: Sequence[float]) -> list[Stage]:
         return self.solver.stages(
@@ -59,18 +61,15 @@ class Student:
         sigmas: Sequence[float],
         lambdas: Sequence[Row] | None = None,
         base: Run | None = None,
-        fit_only: bool = False,
     ) -> Run:
         """Run over ``sigmas`` with given lambdas, or fit them on the way.
 
-        With ``base``, everything before the first stage that differs is taken from there; with
-        ``fit_only`` held-out samples stay behind.
+        With ``base``, everything before the first stage that differs is taken from there.
         """
         stages = self.stages(sigmas)
         first = 0
         if base is not None:
             first = _first_change(base, stages, lambdas)
-        batches = [b for b in self.batches if not (fit_only and b.held_out)]
         found: list[Row] = [] if base is None else [list(row) for row in base.lambdas[:first]]
         checkpoints = [] if base is None else base.checkpoints[:first]
 
@@ -79,17 +78,16 @@ class Student:
             if lambdas is not None:
                 found.append(list(lambdas[k]))
             else:
-                products = stage_products(batches, k, stage, states, self.width)
-                row = None if products is None else products.solve(RIDGE, weights=self.weights)
+                products = stage_products(self.batches, k, stage, states, self.width)
+                row = None if products is None else products.solve(RIDGE)
                 found.append([0.0] * self.width if row is None else row.tolist())
             return found[-1]
 
         if base is None:
-            states = [batch.state.copy() for batch in batches]
+            states = [batch.state.copy() for batch in self.batches]
             start = 0
         else:
-            pairs = zip(base.checkpoints[first], self._kept(base), strict=True)
-            states = [s.copy() for s, batch in pairs if not (fit_only and batch.held_out)]
+            states = [state.copy() for state in base.checkpoints[first]]
             row = choose(first, stages[first], states)
             for state in states:
                 state.x = update(state, stages[first], row)
@@ -110,31 +108,28 @@ class Student:
         complete(self.model, states, stages, parametrization=self.parametrization)
         return Run(list(sigmas), stages, [], [], states)
 
-    def _kept(self, base: Run) -> list[Batch]:
-        """The batches that a run carries."""
-        if len(base.finals) == len(self.batches):
-            return list(self.batches)
-        return [batch for batch in self.batches if not batch.held_out]
-
     def residuals(self, run: Run, held_out: bool = False) -> Tensor:
         """x_final - teacher, shape (samples, elements), float64."""
-        pairs = zip(run.finals, self._kept(run), strict=True)
+        pairs = zip(run.finals, self.batches, strict=True)
         rows = [flat(s.x - b.final).cpu() for s, b in pairs if b.held_out == held_out]
         return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.float64)
 
+    def squares(self, run: Run, held_out: bool = False) -> Tensor:
+        """Every sample's squared RMS final error."""
+        return self.residuals(run, held_out).square().mean(1)
+
     def error(self, run: Run, held_out: bool = False) -> float:
         """RMS final error."""
-        squares = self.residuals(run, held_out).square().mean(1)
+        squares = self.squares(run, held_out)
         return math.sqrt(float(squares.mean())) if len(squares) else 0.0
 
-    def weighted_error(self, run: Run) -> float:
-        """RMS final error of the fit samples with their weights."""
-        squares = self.residuals(run).square().mean(1)
-        return math.sqrt(float((squares * (1.0 if self.weights is None else self.weights)).mean()))
+    def weighted_error(self, run: Run, weights: Tensor) -> float:
+        """RMS final error of the fit samples with given weights."""
+        return math.sqrt(float((self.squares(run) * weights).mean()))
 
-    def robust_error(self, run: Run, held_out: bool) -> float:
+    def robust_error(self, run: Run, held_out: bool = False) -> float:
         """RMS with samples beyond twice the median error counted ever less."""
-        squares = self.residuals(run, held_out).square().mean(1)
+        squares = self.squares(run, held_out)
         return math.sqrt(float((squares * robust_weights(squares)).mean()))
 
 

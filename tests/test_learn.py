@@ -12,12 +12,15 @@ from problems import Recorded, gaussian, grid_for, karras, mixture, rms, solve, 
 from torch import Tensor
 
 import dode_core as dode
+from dode_core import gauss_newton
 from dode_core.dense import choose_nodes, dense_grid, dense_teacher, euler_costs
 from dode_core.distill import Session
 from dode_core.fit import Batch
+from dode_core.gauss_newton import differences, improve, jacobian_cost
 from dode_core.integrate import State
-from dode_core.learn import Student, iterate, robust_weights
 from dode_core.resolve import resolve
+from dode_core.starts import CENTRES, from_line, log_normal, pattern_search, rank_starts, to_line
+from dode_core.student import Student, robust_weights
 
 SHAPE = (2, 3, 3)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
@@ -80,14 +83,19 @@ def test_euler_costs_vanish_on_a_straight_path() -> None:
 # Running from the middle, and one iteration
 
 
-def student(columns: int = 2, gain: bool = True, held_out: bool = False) -> Student:
-    model, x = mixture(shape=SHAPE), noise()
+def student(
+    columns: int = 2, gain: bool = True, held_out: bool = False, parametrization: str = "ve"
+) -> Student:
+    model, x = mixture(parametrization, SHAPE), noise(parametrization)
+    high, low = (1.0, 0.02) if parametrization == "flow" else (15.0, 0.03)
     state = State.begin(x)
-    trajectory = dense_teacher(model, state, dense_grid(15.0, 0.03, "ve", 40))
+    trajectory = dense_teacher(
+        model, state, dense_grid(high, low, parametrization, 40), parametrization
+    )
     batch = Batch(
         state, lambda k, stage: trajectory.at(stage.sigma_next), trajectory.final, held_out
     )
-    return Student(model, [batch], "ddim", "ve", columns, gain)
+    return Student(model, [batch], "ddim", parametrization, columns, gain)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "deis", "heun", "dpm_solver_2", "dpmpp_2m"])
@@ -112,15 +120,111 @@ def test_a_run_from_the_middle_is_a_whole_run(solver: str, refit: bool) -> None:
         assert partial.lambdas == whole.lambdas
 
 
-def test_an_iteration_lowers_the_final_error_and_keeps_the_order() -> None:
+def test_a_round_lowers_the_final_error_and_keeps_the_order() -> None:
     runner = student()
     run = runner.run(karras(5))
-    for refit in (True, False, False):
-        found = iterate(runner, run, 0.03, refit)
+    for _ in range(2):
+        found = improve(runner, run, 0.03, 4)
         assert found is not None and runner.error(found) < runner.error(run)
         assert found.sigmas[0] == run.sigmas[0] and found.sigmas[-1] == 0
         assert all(a > b for a, b in itertools.pairwise(found.sigmas))
         run = found
+
+
+@BOTH
+def test_the_jacobian_is_the_derivative(
+    parametrization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small forward differences along every parameter against central ones, at the stated cost."""
+    monkeypatch.setattr(gauss_newton, "PERTURBATION", 2e-3)
+    monkeypatch.setattr(gauss_newton, "LAMBDA_PERTURBATION", 2e-3)
+    runner = student(1, False, parametrization=parametrization)
+    run = runner.run(grid_for(parametrization, 4))
+    model = Recorded(runner.model)
+    runner.model = model
+    jacobian = differences(runner, run)
+    assert sum(len(call[0]) for call in model.calls) == 12 * jacobian_cost(run)
+    inner = len(run.sigmas) - 2
+    assert len(jacobian.values) == inner + len(jacobian.places)
+
+    def residual(p: int, delta: float) -> Tensor:
+        sigmas, lambdas = list(run.sigmas), [list(row) for row in run.lambdas]
+        if p < inner:
+            at = to_line(sigmas[p + 1], parametrization) + delta
+            sigmas[p + 1] = from_line(at, parametrization)
+        else:
+            k, i = jacobian.places[p - inner]
+            lambdas[k][i] += delta
+        return runner.residuals(runner.run(sigmas, lambdas))
+
+    for p, found in enumerate(jacobian.values):
+        exact = (residual(p, 2e-3) - residual(p, -2e-3)) / 4e-3
+        assert rms(found - exact) < 0.03 * rms(exact)
+
+
+def test_broyden_makes_the_jacobian_explain_the_step() -> None:
+    runner = student()
+    run = runner.run(karras(4))
+    jacobian = differences(runner, run)
+    generator = torch.Generator().manual_seed(0)
+    size, *shape = jacobian.values.shape
+    step = torch.randn(size, generator=generator, dtype=torch.float64)
+    change = torch.randn(shape, generator=generator, dtype=torch.float64)
+    scale = torch.rand(size, generator=generator, dtype=torch.float64) + 0.5
+    before = jacobian.values.clone()
+    jacobian.correct(step, scale, change)
+    explained = torch.einsum("p,pnd->nd", step, jacobian.values.double())
+    torch.testing.assert_close(explained, change, rtol=1e-5, atol=1e-5)
+    orthogonal = torch.randn(size, generator=generator, dtype=torch.float64)
+    direction = step * scale.square()
+    orthogonal -= direction * (orthogonal @ direction) / (direction @ direction)
+    kept = torch.einsum("p,pnd->nd", orthogonal, (jacobian.values - before).double())
+    assert rms(kept) < 1e-5  # and nothing else
+
+
+# Starts
+
+
+@BOTH
+def test_log_normal_grids(parametrization: str) -> None:
+    """Symmetric about the centre on the line; None where they do not fit."""
+    high = 1.0 if parametrization == "flow" else 80.0
+    grid = log_normal(7, high, 0.002, 0.2, 1.1, parametrization)
+    assert grid is not None and grid[0] == high and grid[-1] == 0 and len(grid) == 8
+    line = [to_line(sigma, parametrization) for sigma in grid[1:-1]]
+    assert line[2] == pytest.approx(0.2)
+    assert [line[i] + line[4 - i] for i in range(3)] == pytest.approx([0.4] * 3)
+    assert log_normal(7, high, 0.5, 0.2, 1.1, parametrization) is None
+    if parametrization == "ve":
+        assert log_normal(7, 1.5, 0.002, 0.2, 1.1, "ve") is None
+
+
+def test_pattern_search_finds_the_least() -> None:
+    calls = []
+
+    def value(point: tuple[float, float]) -> float:
+        calls.append(point)
+        return (point[0] - 2.2) ** 2 + (point[1] - 0.7) ** 2
+
+    found = pattern_search(value, CENTRES["ve"], 40)
+    assert found is not None and abs(found[0] - 2.2) < 0.25 and abs(found[1] - 0.7) < 0.25
+    assert len(calls) == len(set(calls)) <= 40
+    calls.clear()
+    pattern_search(value, CENTRES["ve"], 5)
+    assert len(calls) == 5
+    assert pattern_search(lambda point: math.inf, CENTRES["ve"], 9) is None
+
+
+def test_starts_are_ranked_and_the_user_s_grid_is_among_them() -> None:
+    runner = student()
+    trajectory = dense_teacher(runner.model, State.begin(noise()), dense_grid(15.0, 0.03, "ve", 30))
+    good = rank_starts(runner, [trajectory], karras(5).tolist(), [], 0.03, 30)[0]
+    poor = [15.0, 14.9, 14.8, 14.7, 14.6, 0.0]
+    ranked = rank_starts(runner, [trajectory], poor, [good], 0.03, 30)
+    assert good in ranked and ranked[-1] == poor
+    errors = [runner.robust_error(runner.run(grid)) for grid in ranked]
+    assert errors == sorted(errors)
+    assert rank_starts(runner, [trajectory], poor, [], 0.03, 0) == [poor]
 
 
 def test_robust_weights() -> None:

@@ -144,12 +144,29 @@ def frechet_distance(fa: Tensor, fb: Tensor) -> float:
             f"features are {tuple(fa.shape)} and {tuple(fb.shape)}: pass (N, D) and (M, D) with "
             "N and M at least 2"
         )
-    fa, fb = fa.double(), fb.double()
     if not (fa.isfinite().all() and fb.isfinite().all()):
         raise FeatureError("features hold NaN or infinity: a sampler has diverged")
-    mean = (fa.mean(0) - fb.mean(0)).square().sum()
-    cov_a, cov_b = torch.cov(fa.T), torch.cov(fb.T)
-    distance = mean + cov_a.trace() + cov_b.trace() - 2 * root_trace(cov_a, cov_b)
+    return frechet_gaussians(Gaussian.fit(fa), Gaussian.fit(fb))
+
+
+class Gaussian(NamedTuple):
+    """Mean (D,) and covariance (D, D) of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor) -> Gaussian:
+        """Of features (N, D)."""
+        rows = rows.double()
+        return cls(rows.mean(0), torch.cov(rows.T))
+
+
+def frechet_gaussians(a: Gaussian, b: Gaussian) -> float:
+    """The squared Frechet distance of two Gaussians; see :func:`frechet_distance`."""
+    mean = (a.mean - b.mean).square().sum()
+    traces = a.covariance.trace() + b.covariance.trace()
+    distance = mean + traces - 2 * root_trace(a.covariance, b.covariance)
     return max(0.0, float(distance))  # rounding alone can make it negative
 
 

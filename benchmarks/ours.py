@@ -1,0 +1,53 @@
+"""Our entries of the comparison: solver, columns, gain, learned sigmas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dode_core as dode
+from dode_core.solvers import SOLVERS
+
+from .problems import Problem
+
+CALIBRATION, SEED = 16, 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way to make a table; ``how`` are :func:`dode_core.distill`'s arguments, None is plain."""
+
+    solver: str
+    how: dict[str, Any] | None
+
+    def steps(self, nfe: int) -> int:
+        return (nfe + 1) // 2 if self.solver == "heun" else nfe
+
+    def serves(self, nfe: int) -> bool:
+        return SOLVERS[self.solver].evaluations(self.steps(nfe)) == nfe
+
+
+WAYS: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "paper's D-": {},
+    "columns": {"columns": 2, "gain": True},
+    "columns, sigmas": {"columns": 2, "gain": True, "learn_sigmas": True},
+}
+OURS = {f"{solver}: {way}": Entry(solver, how) for way, how in WAYS.items() for solver in SOLVERS}
+
+
+def distil(problem: Problem, nfe: int, entry: Entry) -> dode.LambdaTable | None:
+    """The entry's table; None for a plain solver."""
+    if entry.how is None:
+        return None
+    noise, args = problem.noise(CALIBRATION, SEED)
+    return dode.distill(
+        problem.model,
+        noise,
+        problem.grid(entry.steps(nfe)),
+        entry.solver,
+        extra_args=args,
+        batch_size=16,
+        parametrization=problem.parametrization,
+        **entry.how,
+    )

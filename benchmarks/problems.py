@@ -1,0 +1,73 @@
+"""What the samplers are compared on: the demo models at several guidance scales, and a mixture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode_core.demo.model import CLASSES, IMAGE_SHAPE, load_demo
+from dode_core.schedules import karras, uniform
+
+from .common import tests_on_path
+
+LOW, HIGH = 0.002, 80.0
+REFERENCE_STEPS = 64  # of Heun, 127 evaluations
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A denoiser, how its runs start, and the grids that go with it."""
+
+    name: str
+    parametrization: str
+    cfg: float = 1.0
+    weights: str = ""  # of a demo model; none for the mixture
+
+    @property
+    def high(self) -> float:
+        return 1.0 if self.parametrization == "flow" else HIGH
+
+    @cached_property
+    def model(self) -> Any:
+        if self.weights:
+            return load_demo(self.weights)
+        tests_on_path()
+        from problems import mixture
+
+        return mixture(self.parametrization, (4, 8, 8), components=12, std=0.2, seed=3)
+
+    def grid(self, steps: int) -> Tensor:
+        """The grid that our tables are distilled for."""
+        if self.parametrization == "flow":
+            return uniform(steps, LOW, 1.0)
+        return karras(steps, LOW, HIGH)
+
+    def fine_grid(self) -> Tensor:
+        """The grid of the converged solution."""
+        fine = self.grid(REFERENCE_STEPS)
+        return fine**1.5 if self.parametrization == "flow" else fine
+
+    def noise(self, count: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        """(noise at the first sigma, extra arguments of the model); labels cycle."""
+        shape = IMAGE_SHAPE if self.weights else (4, 8, 8)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(count, *shape, generator=generator) * self.high
+        labels = torch.arange(count) % len(CLASSES)
+        return x, {"labels": labels, "cfg": self.cfg} if self.weights else {}
+
+
+PROBLEMS = {
+    problem.name: problem
+    for problem in (
+        Problem("EDM, cfg 1", "ve", 1.0, "emoji_edm"),
+        Problem("EDM, cfg 3", "ve", 3.0, "emoji_edm"),
+        Problem("flow, cfg 1", "flow", 1.0, "emoji_flow"),
+        Problem("EDM, cfg 7", "ve", 7.0, "emoji_edm"),
+        Problem("flow, cfg 3", "flow", 3.0, "emoji_flow"),
+        Problem("mixture", "ve"),
+    )
+}
