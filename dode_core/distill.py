@@ -20,9 +20,10 @@ from .calibration import Progress
 from .dense import DENSE_STEPS
 from .errors import CalibrationError
 from .integrate import Denoiser
-from .learn import DEFAULT_BUDGET, SCOUTS
+from .learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
 from .noise import check_sigmas
 from .session import Session
+from .starts import resampled
 from .table import LambdaTable, same_sigmas
 from .teacher import Teacher
 
@@ -108,13 +109,16 @@ def distill_many(
     batch_size: int = 8,
     settings: Sequence[tuple[int, bool]] = ((1, False),),
     learn_sigmas: bool = False,
-    budget: int = DEFAULT_BUDGET,
+    budget: float | None = None,
 ) -> list[LambdaTable]:
     """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
 
     ``grids`` all start and end at the same sigmas; otherwise the arguments are those of
     :func:`distill`. One teacher trajectory of ``DENSE_STEPS`` evaluations serves all of them.
     ``LambdaTable.evaluations`` counts each table's own share, the teacher with the first.
+    With ``learn_sigmas`` all tables together cost at most ``budget`` evaluations per sample, shared
+    by their numbers of steps (default: 300 a table, 1,500 in all), and a table that is made starts
+    from those before it as well.
     :func:`best_tables` picks the best for every number of evaluations. Raises as :func:`distill`.
     """
     checked = [check_sigmas(grid) for grid in grids]
@@ -133,20 +137,44 @@ def distill_many(
     ]
     counts = [len(session.stages(*job)) for job in jobs]
     if learn_sigmas:
-        session.check_budget(max(counts), budget - DENSE_STEPS)
-    each = sum(
-        session.most_calls(budget) if learn_sigmas else session.student_calls(n) for n in counts
-    )
-    session.model.total = session.calls(DENSE_STEPS) + each
-    found = []
-    for grid, solver, columns, gain in jobs:
+        budgets = _shares(counts, budget)
+        for n, share in zip(counts, budgets, strict=True):
+            session.check_budget(n, share)
+        most = session.most_calls(sum(budgets))
+    else:
+        budgets = [0.0] * len(counts)
+        most = sum(session.student_calls(n) for n in counts)
+    session.model.total = session.calls(DENSE_STEPS) + most
+    found: list[LambdaTable] = []
+    for (grid, solver, columns, gain), share in zip(jobs, budgets, strict=True):
+        batches = session.dense()
         if learn_sigmas:
-            found.append(session.learned(grid, solver, columns, gain, budget))
+            spent = DENSE_STEPS if not found else 0
+            starts = [
+                start
+                for table in found
+                if table.learned_sigmas
+                and (
+                    start := resampled(table.sigmas.tolist(), len(grid) - 1, table.parametrization)
+                )
+            ]
+            table = session.learned(grid, solver, columns, gain, share + spent, starts[-1:])
         else:
-            batches = session.dense()
-            found.append(session.fixed(grid, solver, columns, gain, batches, session.dense_name))
+            table = session.fixed(grid, solver, columns, gain, batches, session.dense_name)
+        found.append(table)
     session.model.finish()
     return found
+
+
+def _resampled(table: LambdaTable, steps: int) -> list[float] | None:
+    return resampled(table.sigmas.tolist(), steps, table.parametrization)
+
+
+def _shares(counts: Sequence[int], budget: float | None) -> list[float]:
+    """What each table may cost, by its number of stages, the shared teacher taken off."""
+    if budget is None:
+        budget = min(MANY_BUDGET, DEFAULT_BUDGET * len(counts))
+    return [(budget - DENSE_STEPS) * n / sum(counts) for n in counts]
 
 
 def best_tables(tables: Sequence[LambdaTable]) -> dict[int, LambdaTable]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .starts import from_line, to_line
+from .noise import from_line, to_line
 from .student import Row, Run, Student, robust_weights
 from .table import MAX_LAMBDA
 

@@ -22,6 +22,7 @@ from .student import Run, Student
 from .table import MAX_LAMBDA, Errors
 
 DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
+MANY_BUDGET = 1500  # of many tables together
 SCOUTS = 4  # samples that choose among starts
 STARTS_SHARE = 0.3  # of the budget, at most, for choosing a start
 STARTS_KEPT = 2  # starts that are learned from, while the budget lasts

@@ -33,6 +33,18 @@ def log_snr(sigma: float, parametrization: str) -> float:
     return math.log(alpha(sigma, parametrization) / sigma)
 
 
+def to_line(sigma: float, parametrization: str) -> float:
+    """Where grids are moved and compared: log sigma, or log(sigma / (1 - sigma)) for flow."""
+    return math.log(
+        sigma if parametrization == "ve" else sigma / (1 - min(sigma, FLOW_SIGMA_LIMIT))
+    )
+
+
+def from_line(u: float, parametrization: str) -> float:
+    """The sigma at a place on the line; see :func:`to_line`."""
+    return math.exp(u) if parametrization == "ve" else 1 / (1 + math.exp(-u))
+
+
 def vp_time(sigma: float) -> float:
     """Time of the variance-preserving SDE with linear beta, t in [0.001, 1] for sigma 0.002 to 80.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DodeError
+from .guidance import SAME_CFG, between
 from .noise import check_sigmas
 from .solvers import Row, Stage, get_solver
 from .table import SAME_SIGMA, LambdaTable, same_sigmas
@@ -51,7 +52,9 @@ def resolve(
     """The best that ``tables`` offer for a run over ``sigmas``.
 
     Exact grids come first, then slices, then interpolation; among equals the nearest cfg and then
-    the lowest held-out error. A table with learned sigmas serves every full run of its step count
+    the lowest held-out error; between two calibrated cfgs lambdas (and learned sigmas) are
+    interpolated (:mod:`dode_core.guidance`). A table with learned sigmas serves every full run of
+    its step count
     and brings them along: that counts as exact. Without a usable table the solver runs with
     Adams-Bashforth lambdas. Raises :class:`SigmasError` and, for an unknown solver or one that
     none of the tables has, :class:`DodeError`.
@@ -77,14 +80,16 @@ def resolve(
         return _uncalibrated(tables, grid, solver, parametrization)
     rank, table = ranked[0]
     kind = KINDS[int(rank[0])]
-    if kind == "exact" and brings_sigmas(table, grid):
-        stages, rows = table.stages, [tuple(row) for row in table.lambdas.tolist()]
+    used = _at_cfg(usable, table, cfg)
+    if kind == "exact" and brings_sigmas(used, grid):
+        stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
     else:
-        stages = get_solver(table.solver).stages(
-            grid, parametrization, columns=table.columns, gain=table.gain
+        stages = get_solver(used.solver).stages(
+            grid, parametrization, columns=used.columns, gain=used.gain
         )
-        rows = _interpolated(table, stages) if kind == "interpolated" else _sliced(table, stages)
+        rows = _interpolated(used, stages) if kind == "interpolated" else _sliced(used, stages)
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
+    message += "" if used is table else ", between the tables of two cfgs or three"
     return Resolution(kind, table.solver, parametrization, stages, rows, table, message)
 
 
@@ -244,7 +249,14 @@ def _uncalibrated(
     return Resolution("uncalibrated", name, parametrization, stages, rows, None, message)
 
 
+def _at_cfg(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float | None) -> LambdaTable:
+    """The table itself, or one interpolated between its relatives at other guidance scales."""
+    if cfg is None or table.cfg is None or abs(table.cfg - cfg) < SAME_CFG:
+        return table
+    return between(tables, table, cfg) or table
+
+
 def _cfg_note(table: LambdaTable, cfg: float | None) -> str:
-    if cfg is None or table.cfg is None or abs(table.cfg - cfg) < 0.005:
+    if cfg is None or table.cfg is None or abs(table.cfg - cfg) < SAME_CFG:
         return ""
     return f"; it was made at cfg {table.cfg:g}, this run uses {cfg:g}"

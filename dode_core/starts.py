@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 
 from .dense import Trajectory, choose_nodes, euler_costs
+from .noise import from_line, to_line
 from .schedules import karras
 from .student import Student
 
@@ -27,15 +29,7 @@ MAX_TRIALS = 16
 CLEARANCE = 0.95  # the second node stays this far below the first, the last this far above the end
 
 Point = tuple[float, float]
-
-
-def to_line(sigma: float, parametrization: str) -> float:
-    """Where grids are moved: log sigma, or log(sigma / (1 - sigma)) for flow."""
-    return math.log(sigma if parametrization == "ve" else sigma / (1 - min(sigma, 1 - 1e-4)))
-
-
-def from_line(u: float, parametrization: str) -> float:
-    return math.exp(u) if parametrization == "ve" else 1 / (1 + math.exp(-u))
+_NORMAL = NormalDist()
 
 
 def log_normal(
@@ -51,6 +45,28 @@ def log_normal(
     if not nodes or nodes[0] > CLEARANCE * high or nodes[-1] * CLEARANCE < low:
         return None
     return [high, *nodes, 0.0]
+
+
+def resampled(sigmas: Sequence[float], steps: int, parametrization: str) -> list[float] | None:
+    """A learned grid at another number of steps.
+
+    Its inner nodes are read as quantiles (i + 1/2) / n on the line, as :func:`log_normal` places
+    them, and interpolated linearly against the normal ones. None where that gives no grid.
+    """
+    n = len(sigmas) - 1
+    if n < 3 or steps < 2 or sigmas[-1] != 0:
+        return None
+    scores = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n - 1)]
+    line = [to_line(sigma, parametrization) for sigma in reversed(sigmas[1:-1])]
+    nodes = []
+    for i in reversed(range(steps - 1)):
+        z = _NORMAL.inv_cdf((i + 0.5) / steps)
+        j = min(max(bisect.bisect(scores, z), 1), len(scores) - 1)
+        slope = (line[j] - line[j - 1]) / (scores[j] - scores[j - 1])
+        nodes.append(from_line(line[j] + slope * (z - scores[j]), parametrization))
+    if nodes[0] > CLEARANCE * sigmas[0]:
+        return None
+    return [float(sigmas[0]), *nodes, 0.0]
 
 
 def fixed_starts(

@@ -18,8 +18,9 @@ from dode_core.distill import Session
 from dode_core.fit import Batch
 from dode_core.gauss_newton import differences, improve, jacobian_cost
 from dode_core.integrate import State
+from dode_core.noise import from_line, to_line
 from dode_core.resolve import resolve
-from dode_core.starts import CENTRES, from_line, log_normal, pattern_search, rank_starts, to_line
+from dode_core.starts import CENTRES, log_normal, pattern_search, rank_starts, resampled
 from dode_core.student import Student, robust_weights
 
 SHAPE = (2, 3, 3)
@@ -199,6 +200,20 @@ def test_log_normal_grids(parametrization: str) -> None:
         assert log_normal(7, 1.5, 0.002, 0.2, 1.1, "ve") is None
 
 
+@BOTH
+def test_resampling_keeps_the_shape(parametrization: str) -> None:
+    """A log-normal grid at other step counts is the log-normal grid of that count."""
+    high = 1.0 if parametrization == "flow" else 80.0
+    shape = 0.2, 1.1, parametrization
+    grid = log_normal(6, high, 0.002, *shape)
+    assert grid is not None
+    for steps in (2, 4, 6, 9):
+        assert resampled(grid, steps, parametrization) == pytest.approx(
+            log_normal(steps, high, 0.0, *shape)
+        )
+    assert resampled([*grid[:-1], 0.01], 5, parametrization) is None
+
+
 def test_pattern_search_finds_the_least() -> None:
     calls = []
 
@@ -316,7 +331,7 @@ def test_one_teacher_for_all(learn: bool) -> None:
         ["ddim", "dpmpp_2m"],
         settings=[(1, False), (2, True)],
         learn_sigmas=learn,
-        budget=100,
+        budget=800 if learn else None,
         progress=lambda n, total, x: done.append((n, total)),
     )
     assert len(tables) == 8
@@ -329,6 +344,7 @@ def test_one_teacher_for_all(learn: bool) -> None:
     assert math.isclose(sum(t.evaluations for t in tables), evaluated / 12)
     assert all(n <= total for n, total in done) and done[-1][0] == done[-1][1]
     assert all(t.evaluations < 70 for t in tables[1:]) or learn
+    assert not learn or sum(t.evaluations for t in tables) <= 800
     best = dode.best_tables(tables)
     assert list(best) == [4, 6]
     for nfe, table in best.items():

@@ -31,7 +31,7 @@ def test_grids_that_end_above_zero(parametrization: str, learn: bool) -> None:
     grids = [grid_for(parametrization, steps, zero=False) for steps in (4, 6)]
     model, x = mixture(parametrization, SHAPE), start(parametrization, grids[0], 8, *SHAPE)
     tables = dode.distill_many(
-        model, x, grids, parametrization=parametrization, learn_sigmas=learn, budget=120
+        model, x, grids, parametrization=parametrization, learn_sigmas=learn, budget=240
     )
     assert len(tables) == 2
     for table, grid in zip(tables, grids, strict=True):
