@@ -83,7 +83,9 @@ def comfy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
         comfy_root()
     except InstallError as error:
         missing("ComfyUI", error)
-    with ComfyServer(tmp_path_factory.mktemp("comfyui"), packs=[CONDITIONING_PACK]) as server:
+    base = tmp_path_factory.mktemp("comfyui")
+    arguments = ["--preview-method", "latent2rgb"]
+    with ComfyServer(base, packs=[CONDITIONING_PACK], arguments=arguments) as server:
         yield server
 
 
