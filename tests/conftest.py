@@ -85,7 +85,8 @@ def comfy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
         missing("ComfyUI", error)
     base = tmp_path_factory.mktemp("comfyui")
     arguments = ["--preview-method", "latent2rgb"]
-    with ComfyServer(base, packs=[CONDITIONING_PACK], arguments=arguments) as server:
+    packs = [CONDITIONING_PACK]
+    with ComfyServer(base, packs=packs, arguments=arguments, obey_permissions=True) as server:
         yield server
 
 

@@ -55,6 +55,31 @@ def sd3_shapes() -> Shapes:
     }
 
 
+def wan_shapes() -> Shapes:
+    """Return Wan's video transformer with depth 1 and one head: 1.1 million parameters."""
+    width, channels, text = 128, 16, 4096
+    shapes = {
+        **layer("patch_embedding", width, channels, 1, 2, 2),
+        **layer("text_embedding.0", width, text),
+        **layer("text_embedding.2", width, width),
+        **layer("time_embedding.0", width, 256),
+        **layer("time_embedding.2", width, width),
+        **layer("time_projection.1", 6 * width, width),
+        **layer("blocks.0.norm3", width),
+        **layer("blocks.0.ffn.0", width, width),
+        **layer("blocks.0.ffn.2", width, width),
+        "blocks.0.modulation": (1, 6, width),
+        **layer("head.head", 4 * channels, width),
+        "head.modulation": (1, 2, width),
+    }
+    for attention in ("blocks.0.self_attn", "blocks.0.cross_attn"):
+        for name in "qkvo":
+            shapes.update(layer(f"{attention}.{name}", width, width))
+        for name in ("norm_q.weight", "norm_k.weight"):
+            shapes[f"{attention}.{name}"] = (width,)
+    return shapes
+
+
 def unet_shapes(context: int, linear: bool) -> Shapes:
     """Return Stable Diffusion's UNet, one level and no middle block: 14 million parameters.
 
@@ -130,6 +155,9 @@ def layer(name: str, *shape: int) -> Shapes:
 
 SD3 = TinyModel(sd3_shapes, context=64, pooled=64, channels=16)
 """Flow matching (CONST), sigma up to 1. 0.6 MB."""
+
+WAN = TinyModel(wan_shapes, context=4096, pooled=0, channels=16)
+"""Video, 5-D latents; flow matching. 4 MB."""
 
 SD15 = TinyModel(lambda: unet_shapes(768, False), 768, 0, 4, dtype=torch.float16)
 """Noise prediction (EPS), sigma 0.029 to 14.6. 27 MB."""
