@@ -10,7 +10,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-LATENT_RANKS = (4, 5)  # images and video; nested latents come packed and cannot be shown
+LATENT_RANKS = (4, 5)  # images and video; what is packed cannot be shown
 
 
 class Live:
@@ -32,6 +32,8 @@ class Live:
 
     def _preview(self, denoised: Tensor) -> Any:
         """What the host's progress hook takes as a preview, or None."""
+        if denoised.is_nested:  # newer hosts unpack it for callbacks
+            denoised = denoised.unbind()[0]
         if self.previewer is None or denoised.ndim not in LATENT_RANKS:
             return None
         try:

@@ -93,7 +93,7 @@ def choose(
         return resolve(usable, grid, solver=solver, cfg=cfg, parametrization=kind)
 
     if carried:
-        return pick([carried] if isinstance(carried, LambdaTable) else carried), ""
+        return pick(carried if isinstance(carried, list | tuple) else [carried]), ""
     identity = models.identify(patcher, *models.running_prompt()) if patcher else None
     stored = store.find(identity) if identity else []
     return best(stored, identity, pick)

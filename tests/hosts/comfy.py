@@ -24,6 +24,8 @@ from .install import REPOSITORY, comfy_root, copy_pack
 
 __all__ = [
     "CONDITIONING_PACK",
+    "REPOSITORY",
+    "RUDE_PACK",
     "ComfyError",
     "ComfyInterrupted",
     "ComfyServer",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 CONDITIONING_PACK = Path(__file__).parent / "conditioning_pack"
+RUDE_PACK = Path(__file__).parent / "rude_pack"
 
 
 class ComfyServer:

@@ -193,6 +193,26 @@ class TestGaussian:
         return (exact,)
 
 
+class TestVAE:
+    """A VAE for image latents of any number of channels: the first three are the colours."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("VAE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"channels": ("INT", {"default": 16, "min": 3, "max": LARGE})}}
+
+    def make(self, channels: int) -> tuple[Any]:
+        class VAE:
+            def decode(self, latent: torch.Tensor) -> torch.Tensor:
+                assert latent.shape[1] == channels
+                return latent[:, :3].movedim(1, -1).sigmoid()
+
+        return (VAE(),)
+
+
 NODE_CLASS_MAPPINGS = {
     kind.__name__: kind
     for kind in (
@@ -201,6 +221,7 @@ NODE_CLASS_MAPPINGS = {
         TestGaussian,
         TestNestedLatent,
         TestNestedPart,
+        TestVAE,
         TestWitness,
     )
 }
