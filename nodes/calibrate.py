@@ -21,7 +21,6 @@ from comfy.nested_tensor import NestedTensor
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..dode_core.distill import distill
 from ..dode_core.errors import CalibrationError
 from ..dode_core.noise import check_sigmas
 from ..dode_core.table import LambdaTable
@@ -95,6 +94,8 @@ class Calibration:
         self, model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]
     ) -> bool:
         """One try; False when memory ran out and half as many samples at a time may fit."""
+        from ..dode_core.distill import distill  # not before there is work
+
         columns, gain, learn_sigmas = METHODS[self.settings.method]
         try:
             self.table = distill(
