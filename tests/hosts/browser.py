@@ -127,9 +127,7 @@ class FrontEnd:
     def open(self) -> None:
         """Start the browser and wait until the front end has drawn its graph."""
         chrome = find_chrome()
-        with requests.Session() as session:
-            session.trust_env = False  # the server is on this machine, whatever the proxy
-            session.post(f"{self.url}settings", json=self.settings, timeout=60).raise_for_status()
+        self.set(self.settings)
         self._playwright = sync_playwright().start()
         self._browser = self._playwright.chromium.launch(executable_path=chrome, args=FLAGS)
         width, height = self.size
@@ -137,6 +135,12 @@ class FrontEnd:
         self._page.add_init_script(CLICKED_AWAY)
         self._page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.reload()
+
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Change settings on the server; the page knows of them when it is loaded again."""
+        with requests.Session() as session:
+            session.trust_env = False  # the server is on this machine, whatever the proxy
+            session.post(f"{self.url}settings", json=settings, timeout=60).raise_for_status()
 
     def close(self) -> None:
         """End the browser."""
@@ -150,6 +154,11 @@ class FrontEnd:
         """(Re)load the page, as a user does to see new files in a list."""
         self.page.goto(self.url)
         self.page.wait_for_function(READY, timeout=120_000)
+
+    def reset(self) -> None:
+        """Reload the page without the graphs that it remembers."""
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        self.reload()
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Put a workflow (UI format, as saved by the front end) into the graph."""
@@ -208,6 +217,11 @@ class FrontEnd:
         if end["kind"] != "execution_success":
             sentence = end["data"].get("exception_message", "The run was interrupted.")
             raise ComfyError(sentence.strip(), end["data"])
+
+    def dismiss_messages(self) -> None:
+        """Take the short messages away that cover a corner of the graph."""
+        gone = "() => { for (const t of document.querySelectorAll('.p-toast')) t.remove(); }"
+        self.page.evaluate(gone)
 
     def screenshot(self, file: Path) -> Path:
         """Save what the window shows, as PNG, once every node has drawn its images."""
