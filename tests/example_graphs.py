@@ -60,7 +60,7 @@ def demo() -> Example:
         "4": Node("VAEDecode", (620, 680), (250, 50), {"samples": ["3", 0], "vae": ["1", 4]}),
         "5": enlarge((620, 780), ["4", 0]),
         "6": Node("PreviewImage", (620, 920), (250, 320), {"images": ["5", 0]}, "D-ODE, 8 steps"),
-        "7": Node("DODE_Compare", (910, 0), (680, 960), compare),
+        "7": Node("DODE_Compare", (910, 0), (760, 1240), compare),
     }
     text = """**D-ODE Distill** learns a few numbers from the model's own fine trajectory, and \
 saves them. Press Run.

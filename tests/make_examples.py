@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from PIL import Image  # noqa: E402
 
 FOLDER = TESTS.parent / "example_workflows"
 IMAGES = TESTS.parent / "docs" / "images"
+SHOWN = {"dode_demo": "comfyui.png", "dode_image_to_image": "comfyui-image-to-image.png"}
 SMALL = 64  # the size at which tiny stand-ins for checkpoints are run
 WIDTH = 640  # of a thumbnail
 LAY_OUT = """([id, node]) => {
@@ -102,14 +104,15 @@ def make(server: ComfyServer, front: FrontEnd, name: str) -> None:
     text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
     (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
     shot = TESTS.parent / "test_output" / f"made_{name}.png"
-    front.screenshot(shot)
+    front.screenshot(shot, graph_only=True)
     if example.models:
         front.page.evaluate(SHRINK, SMALL)
     front.queue()
     front.wait()
     picture = thumbnail(server, front, example, shot)
-    front.dismiss_messages()
-    front.screenshot(shot)
+    front.screenshot(shot, graph_only=True)
+    if name in SHOWN:
+        shutil.copyfile(shot, IMAGES / SHOWN[name])
     picture.thumbnail((WIDTH, WIDTH))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=88)

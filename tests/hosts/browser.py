@@ -51,6 +51,23 @@ DRAWN = """() => {
 }"""
 
 
+# Where the graph is in the window, with a margin; titles stand above their node's position.
+GRAPH_BOX = """() => {
+    const {offset, scale} = window.app.canvas.ds;
+    const nodes = window.app.graph.nodes;
+    const edge = (end, pick, add) => Math[end](...nodes.map(n => pick(n.pos) + add(n)));
+    const left = edge('min', p => p[0], () => -20), top = edge('min', p => p[1], () => -70);
+    const right = edge('max', p => p[0], n => n.size[0] + 20);
+    const bottom = edge('max', p => p[1], n => n.size[1] + 20);
+    return {
+        x: (left + offset[0]) * scale,
+        y: (top + offset[1]) * scale,
+        width: (right - left) * scale,
+        height: (bottom - top) * scale,
+    };
+}"""
+
+
 class BrowserMissing(RuntimeError):
     """No browser on this machine; a test may skip for it."""
 
@@ -218,15 +235,11 @@ class FrontEnd:
             sentence = end["data"].get("exception_message", "The run was interrupted.")
             raise ComfyError(sentence.strip(), end["data"])
 
-    def dismiss_messages(self) -> None:
-        """Take the short messages away that cover a corner of the graph."""
-        gone = "() => { for (const t of document.querySelectorAll('.p-toast')) t.remove(); }"
-        self.page.evaluate(gone)
-
-    def screenshot(self, file: Path) -> Path:
-        """Save what the window shows, as PNG, once every node has drawn its images."""
+    def screenshot(self, file: Path, graph_only: bool = False) -> Path:
+        """Save what the window, or its graph, shows, as PNG, once all images are drawn."""
         self.page.wait_for_function(DRAWN)
         self.page.evaluate("() => new Promise(done => setTimeout(done, 500))")  # animations
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=file)
+        clip = self.page.evaluate(GRAPH_BOX) if graph_only else None
+        self.page.screenshot(path=file, clip=clip)
         return file
