@@ -1,4 +1,4 @@
-"""What the Comfy registry gets: complete metadata, every file that a user needs, tests before it."""
+"""What the Comfy registry gets: full metadata, every file that a user needs, tests first."""
 
 from __future__ import annotations
 
