@@ -45,5 +45,9 @@ class Live:
 
 
 def make_previewer(patcher: Any) -> Any:
-    """The host's previewer for a MODEL, None where previews are off."""
-    return latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+    """The host's previewer for a MODEL, None where previews are off or cannot be made."""
+    try:
+        return latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
+    except Exception:
+        logging.exception("D-ODE: no live previews.")
+        return None

@@ -12,7 +12,7 @@ from comfy_graphs import demo, distill, table_files
 from conftest import missing
 from example_graphs import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
-from hosts.comfy import ComfyServer
+from hosts.comfy import ComfyError, ComfyServer
 from PIL import Image
 from playwright.sync_api import TimeoutError
 
@@ -171,6 +171,21 @@ def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer)
     )
 
 
+def test_a_bad_table_turns_its_node_red(front: FrontEnd, comfy: ComfyServer) -> None:
+    """With the reason, before anything runs."""
+    file = comfy.models / "dode" / "edited by hand.dode.json"
+    file.write_text('{"format": "dode-lambda-tables", "version": 1, "tables": [{')
+    front.page.evaluate("() => window.app.refreshComboInNodes()")
+    load = {"class_type": "DODE_LoadTable", "inputs": {"file": f"dode/{file.name}"}}
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}
+    front.load_prompt({"1": load, "2": show})
+    with pytest.raises(ComfyError, match="edited by hand.dode.json: not valid JSON"):
+        front.queue()
+    front.page.wait_for_function("() => window.app.graph.getNodeById(1).has_errors")
+    front.page.screenshot(path=PICTURES / "red.png")
+    front.page.keyboard.press("Escape")
+
+
 def relinked(node: dict[str, Any]) -> dict[str, Any]:
     """A node whose links to "demo" go to node 1: the front end wants numbers."""
     inputs = {
@@ -210,6 +225,10 @@ def test_chinese(front: FrontEnd) -> None:
         texts = front.page.evaluate(TITLES)
         front.fit()
         front.screenshot(PICTURES / "chinese.png")
+        front.page.evaluate("() => window.app.canvas.selectNode(window.app.graph.nodes[0])")
+        front.page.locator("[data-testid=info-button]").first.click(timeout=30_000)
+        front.page.get_by_text("如何看图").first.wait_for(timeout=30_000)
+        front.page.screenshot(path=PICTURES / "chinese_help.png")
     finally:
         front.set({"Comfy.Locale": "en"})
         front.reset()
