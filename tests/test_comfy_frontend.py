@@ -55,6 +55,8 @@ TITLES = """() => Object.fromEntries(window.app.graph.nodes.map(node => [node.ty
     ...node.outputs.map(output => output.localized_name ?? output.label ?? output.name),
     ...node.widgets.map(widget => widget.label ?? widget.name),
 ]]))"""
+FAULTY = """() => window.app.graph.getNodeById(1).inputs
+    .filter(input => input.hasErrors).map(input => input.name)"""
 ADD = """types => {
     window.app.graph.clear();
     types.forEach((type, i) => {
@@ -174,6 +176,7 @@ def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer)
 def test_a_bad_table_turns_its_node_red(front: FrontEnd, comfy: ComfyServer) -> None:
     """With the reason, before anything runs."""
     file = comfy.models / "dode" / "edited by hand.dode.json"
+    file.parent.mkdir(exist_ok=True)
     file.write_text('{"format": "dode-lambda-tables", "version": 1, "tables": [{')
     front.page.evaluate("() => window.app.refreshComboInNodes()")
     load = {"class_type": "DODE_LoadTable", "inputs": {"file": f"dode/{file.name}"}}
@@ -181,9 +184,11 @@ def test_a_bad_table_turns_its_node_red(front: FrontEnd, comfy: ComfyServer) -> 
     front.load_prompt({"1": load, "2": show})
     with pytest.raises(ComfyError, match="edited by hand.dode.json: not valid JSON"):
         front.queue()
-    front.page.wait_for_function("() => window.app.graph.getNodeById(1).has_errors")
+    front.page.get_by_text("edited by hand.dode.json: not valid JSON").first.wait_for()
+    front.page.locator(".p-dialog-close-button").first.click()
+    front.page.locator(".p-dialog-mask").wait_for(state="detached")
     front.page.screenshot(path=PICTURES / "red.png")
-    front.page.keyboard.press("Escape")
+    assert front.page.evaluate(FAULTY) == ["file"]
 
 
 def relinked(node: dict[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,7 @@ def test_save_table_says_what_is_wrong(comfy: ComfyServer, source: Source) -> No
         job.wait()
     with pytest.raises(ComfyError, match="neither a file name nor a model; give a name"):
         run(comfy, save())
+    (comfy.models / "dode").mkdir(exist_ok=True)
     (comfy.models / "dode" / "bad.dode.json").write_text("{}")
     with pytest.raises(ComfyError, match="bad.dode.json"):
         run(comfy, save(filename="bad"))
