@@ -11,7 +11,14 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-NODE_FILES = ("distill_node", "sampler_node", "table_nodes", "demo_node")
+NODE_FILES = (
+    "distill_node",
+    "ksampler_node",
+    "sampler_node",
+    "table_nodes",
+    "compare_node",
+    "demo_node",
+)
 
 
 class DodeExtension(ComfyExtension):

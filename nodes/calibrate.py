@@ -6,6 +6,7 @@ sampler's signature: it runs teacher and student and keeps the table.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from comfy.nested_tensor import NestedTensor
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..dode_core.distill import distill
 from ..dode_core.errors import CalibrationError
 from ..dode_core.noise import check_sigmas
 from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
+from .live import Live
 from .models import parametrization
 
 # What is learned: difference columns, a gain column, the sigmas themselves.
@@ -33,6 +34,11 @@ METHODS: dict[str, tuple[int, bool, bool]] = {
     "columns": (2, True, False),
     "columns and sigmas": (2, True, True),
 }
+
+
+def default_method(full_run: bool = True) -> str:
+    """The method that a user gets who chooses none; one that keeps the grid for partial runs."""
+    return next(name for name, (*_, sigmas) in METHODS.items() if full_run or not sigmas)
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Settings:
     holdout: float
     seed: int
     batch_size: int
-    cfg: float
-    method: str = next(iter(METHODS))
+    cfg: float | None
+    method: str = default_method()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -63,8 +69,8 @@ class Settings:
 class Calibration:
     """The sampler function that distils; ``table`` is its result."""
 
-    def __init__(self, settings: Settings, kind: str) -> None:
-        self.settings, self.kind = settings, kind
+    def __init__(self, settings: Settings, kind: str, live: Live) -> None:
+        self.settings, self.kind, self.live = settings, kind, live
         self.batch_size = settings.batch_size
         self.table: LambdaTable | None = None
 
@@ -88,12 +94,7 @@ class Calibration:
         self, model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]
     ) -> bool:
         """One try; False when memory ran out and half as many samples at a time may fit."""
-        bar = comfy.utils.ProgressBar(1)
-
-        def progress(done: int, total: int, denoised: Tensor) -> None:
-            management.throw_exception_if_processing_interrupted()
-            # No preview: a live picture would stay in the node and hide the plot.
-            bar.update_absolute(done, total, None)
+        from ..dode_core.distill import distill  # not before there is work
 
         columns, gain, learn_sigmas = METHODS[self.settings.method]
         try:
@@ -105,7 +106,7 @@ class Calibration:
                 extra_args=extra_args,
                 teacher=self.settings.teacher,
                 holdout=self.settings.holdout,
-                progress=progress,
+                progress=self.live.update,
                 parametrization=self.kind,
                 batch_size=self.batch_size,
                 columns=columns,
@@ -123,7 +124,9 @@ class Calibration:
             return False
 
 
-def calibrate(guider: Any, latent: Any, sigmas: Tensor, settings: Settings) -> LambdaTable:
+def calibrate(
+    guider: Any, latent: Any, sigmas: Tensor, settings: Settings, live: Live
+) -> LambdaTable:
     """Distil with a guider on noise for ``settings.samples`` copies of a latent.
 
     latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
@@ -133,28 +136,46 @@ def calibrate(guider: Any, latent: Any, sigmas: Tensor, settings: Settings) -> L
         raise CalibrationError("The schedule has 1 sigma, which makes no step; give at least 2.")
     latent = repeat(latent, settings.samples)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
-    calibration = Calibration(settings, parametrization(guider.model_patcher))
+    calibration = Calibration(settings, parametrization(guider.model_patcher), live)
     sampler = comfy.samplers.KSAMPLER(calibration)
-    guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed)
+    reserving(guider, settings.batch_size).sample(
+        noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed
+    )
     if calibration.table is None:
         raise CalibrationError("The guider did not run the calibration; use another guider.")
     return calibration.table
 
 
-def make_guider(model: Any, positive: Any, negative: Any, cfg: float, batch_size: int) -> Any:
-    """The host's own guider, told that at most ``batch_size`` latents are in memory at once."""
+def make_guider(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    kind: Callable[[Any], Any] = comfy.samplers.CFGGuider,
+) -> Any:
+    """The host's own guider; without a negative at cfg 1, where it takes none."""
+    if negative is None and cfg != 1:
+        raise CalibrationError(
+            f"cfg is {cfg:g}, which needs a negative; connect one, or use cfg 1."
+        )
+    guider = kind(model)
+    guider.set_conds(positive, positive if negative is None else negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def reserving(guider: Any, batch_size: int) -> Any:
+    """A copy of a guider that is told that at most ``batch_size`` latents are in memory at once."""
 
     def reserve(
         execute: Callable[..., Any], patcher: Any, shape: Any, *rest: Any, **kw: Any
     ) -> Any:
         return execute(patcher, [min(shape[0], batch_size), *shape[1:]], *rest, **kw)
 
-    patcher = model.clone()
-    patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "dode", reserve)
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
+    own = copy.copy(guider)
+    own.model_patcher = guider.model_patcher.clone()
+    own.model_patcher.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "dode", reserve)
+    return own
 
 
 def repeat(latent: Any, count: int) -> Any:
@@ -169,12 +190,21 @@ def prepare_latent(model: Any, latent: dict[str, Any]) -> Any:
     return comfy.sample.fix_empty_latent_channels(model, latent["samples"])
 
 
-def schedule(model: Any, scheduler: str, steps: int) -> Tensor:
-    """The sigmas that the stock KSampler would use."""
+def emptied(latent: Any) -> Any:
+    """An empty latent of the same shape: a table is made on noise alone."""
+    if latent.is_nested:
+        return NestedTensor([torch.zeros_like(part) for part in latent.unbind()])
+    return torch.zeros_like(latent)
+
+
+def schedule(
+    model: Any, scheduler: str, steps: int, denoise: float = 1.0, sampler: str | None = None
+) -> Tensor:
+    """The sigmas that the stock KSampler would use; those of ``sampler``, where it has its own."""
     known = comfy.samplers.SCHEDULER_NAMES
     if scheduler not in known:
         raise CalibrationError(
             f"Scheduler {scheduler!r} is unknown; use one of {', '.join(known)}."
         )
-    sampling = model.get_model_object("model_sampling")
-    return comfy.samplers.calculate_sigmas(sampling, scheduler, steps).to("cpu", torch.float32)
+    plan = comfy.samplers.KSampler(model, steps, "cpu", sampler or "euler", scheduler, denoise)
+    return plan.sigmas.to(torch.float32)

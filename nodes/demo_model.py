@@ -101,11 +101,10 @@ def variants() -> list[str]:
 
 def load_model(variant: str) -> comfy.model_patcher.ModelPatcher:
     """The demo network as a MODEL."""
-    management = comfy.model_management
     return comfy.model_patcher.ModelPatcher(
         Demo(VARIANTS[variant]),
-        load_device=management.get_torch_device(),
-        offload_device=management.unet_offload_device(),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
     )
 
 

@@ -7,11 +7,28 @@ from comfy_api.latest import io
 
 from ..dode_core.solvers import SOLVERS
 from ..dode_core.teacher import MAX_SUBSTEPS, Teacher
-from .calibrate import METHODS
+from .calibrate import METHODS, default_method
 from .common import SOLVER_HELP, advanced
 
 TEACHER = Teacher()  # the default, whose values the widgets show
-REUSE, AGAIN = "use it", "distil again"
+
+
+def sockets() -> list[io.Input]:
+    """What is connected: a GUIDER, or a model with its conditioning."""
+    return [
+        io.Latent.Input("latent", tooltip="An empty latent of the size that you will use."),
+        io.Model.Input(
+            "model", optional=True, tooltip="The model, with its LoRAs, that you will use."
+        ),
+        io.Conditioning.Input(
+            "positive", optional=True, tooltip="A prompt like those you will use."
+        ),
+        io.Conditioning.Input("negative", optional=True, tooltip="Needed unless cfg is 1."),
+        io.Guider.Input(
+            "guider", optional=True, tooltip="Instead of model, positive, negative and cfg."
+        ),
+        io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps and scheduler."),
+    ]
 
 
 def widgets() -> list[io.Input]:
@@ -33,13 +50,14 @@ def widgets() -> list[io.Input]:
             max=100.0,
             step=0.1,
             round=0.01,
-            tooltip="Guidance that you will sample with. 1 leaves the negative out.",
+            tooltip="Guidance that you will sample with. 1 leaves the negative out. Not used when "
+            "a GUIDER is connected.",
         ),
         advanced(
             io.Combo.Input(
                 "method",
                 options=list(METHODS),
-                default=next(iter(METHODS)),
+                default=default_method(),
                 optional=True,
                 tooltip="one lambda: the paper's, quick, works on other step counts too. columns: "
                 "more of the past outputs. columns and sigmas: also moves the sigmas, nearest to "
@@ -81,13 +99,14 @@ def widgets() -> list[io.Input]:
         ),
         *teacher_widgets(),
         advanced(
-            io.Combo.Input(
-                "existing",
-                options=[REUSE, AGAIN],
-                default=REUSE,
+            io.Boolean.Input(
+                "re_distill",
+                default=False,
+                label_on="always",
+                label_off="when needed",
                 optional=True,
-                tooltip="When the file has a table of this model with the same settings already. "
-                "Another prompt alone is not another setting.",
+                tooltip="A table of this model with the same settings is used as it is, unless "
+                "this is on. Another prompt alone is not another setting.",
             )
         ),
         advanced(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -15,13 +12,13 @@ from torch import Tensor
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.solvers import get_solver
-from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
 from . import calibrate, models, store
 from .common import CATEGORY, Table, show_text
-from .distill_inputs import REUSE, TEACHER, widgets
-from .distill_report import plot, summary
-from .reuse import find_same
+from .distill_inputs import TEACHER, sockets, widgets
+from .distill_report import plot, summary, to_tensor
+from .live import Live
+from .making import Work, find_or_make
 
 
 class Distill(io.ComfyNode):
@@ -36,14 +33,7 @@ class Distill(io.ComfyNode):
             description="Learns a few numbers that make a solver follow this model's own fine "
             "trajectory in few steps, and saves them beside the checkpoint. Then sample with "
             "D-ODE Sampler, or with 'dode' in the stock KSampler.",
-            inputs=[
-                io.Model.Input("model", tooltip="The model, with its LoRAs, that you will use."),
-                io.Conditioning.Input("positive", tooltip="A prompt like those you will use."),
-                io.Latent.Input("latent", tooltip="An empty latent of the size that you will use."),
-                io.Conditioning.Input("negative", optional=True, tooltip="Needed unless cfg is 1."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Instead of steps and scheduler."),
-                *widgets(),
-            ],
+            inputs=[*sockets(), *widgets()],
             outputs=[
                 Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
                 io.Sigmas.Output(display_name="SIGMAS", tooltip="What the table was made for."),
@@ -56,15 +46,16 @@ class Distill(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        positive: Any,
         latent: dict[str, Any],
         solver: str,
         steps: int,
         cfg: float,
+        model: Any = None,
+        positive: Any = None,
         negative: Any = None,
+        guider: Any = None,
         sigmas: Tensor | None = None,
-        method: str = next(iter(calibrate.METHODS)),
+        method: str = calibrate.default_method(),
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         samples: int = 16,
         seed: int = 0,
@@ -72,66 +63,57 @@ class Distill(io.ComfyNode):
         teacher_steps: int = TEACHER.substeps,
         holdout: float = 0.25,
         batch_size: int = 4,
-        existing: str = REUSE,
+        re_distill: bool = False,
         filename: str = "",
     ) -> io.NodeOutput:
-        began = time.monotonic()
-        get_solver(solver)
+        label = get_solver(solver).label
         substeps = Teacher(teacher, teacher_steps)
+        guider = chosen_guider(guider, model, positive, negative, cfg)
+        patcher, cfg_used = guider.model_patcher, models.guidance(guider)
         settings = calibrate.Settings(
-            solver, substeps, samples, holdout, seed, batch_size, cfg, method
+            solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
         )
-        if negative is None and cfg != 1:
-            raise CalibrationError(
-                f"cfg is {cfg:g}, which needs a negative; connect one, or use cfg 1."
-            )
         if sigmas is None:
-            sigmas = calibrate.schedule(model, scheduler, steps)
-        identity = models.identify(model, cls.hidden.prompt, cls.hidden.unique_id)
-        file = store.target(identity, filename)
-        content = calibrate.prepare_latent(model, latent)
+            sigmas = calibrate.schedule(patcher, scheduler, steps)
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        work = Work(
+            guider,
+            calibrate.prepare_latent(patcher, latent),
+            sigmas,
+            settings,
+            identity,
+            store.target(identity, filename),
+            named=bool(filename.strip()),
+        )
+        node, live = cls.hidden.unique_id, Live(patcher)
+        begin = lambda: show_text(f"distilling {label} ...", node)  # noqa: E731
+        table, where = find_or_make(work, live, reuse=not re_distill, before=begin)
 
-        found = None
-        if existing == REUSE:
-            kind = models.parametrization(model)
-            there = [store.Stored(table, file) for table in store.tables_in(file)]
-            there = there if filename else store.find(identity)
-            found = find_same(there, identity, settings, sigmas, kind, content)
-        if found is not None:
-            table, where = found.table, f"found in {store.shown(found.file)}, nothing to do"
-        else:
-            show_text(f"distilling {get_solver(solver).label} ...", cls.hidden.unique_id)
-            conditions = positive, positive if negative is None else negative
-            guider = calibrate.make_guider(model, *conditions, cfg, batch_size)
-            table = calibrate.calibrate(guider, content, sigmas, settings)
-            table, where = keep(table, identity, settings, file)
-            where = f"{time.monotonic() - began:.1f} s, {where}"
-        return cls.result(table, f"{summary(table)}\n{where}")
-
-    @classmethod
-    def result(cls, table: LambdaTable, text: str) -> io.NodeOutput:
-        """The outputs, with text and plot in the node's body."""
+        text = f"{summary(table)}\n{where}"
         logging.info("D-ODE: %s", text.replace("\n", "; "))
-        image, problem = plot(table)
+        picture, problem = plot(table)
         text += f"\n{problem}" if problem else ""
-        show_text(text, cls.hidden.unique_id)
-        picture = None if image is None else ui.PreviewImage(image, cls=cls)
-        return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=picture)
+        show_text(text, node)
+        live.finish(picture)
+        shown = None if picture is None else ui.PreviewImage(to_tensor(picture), cls=cls)
+        return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=shown)
 
 
-def keep(
-    table: LambdaTable, identity: models.Identity, settings: calibrate.Settings, file: Path
-) -> tuple[LambdaTable, str]:
-    """Save the table with what it was made for; (that table, where it went)."""
-    table = replace(
-        table,
-        model_name=identity.name,
-        model_fingerprint=identity.fingerprint,
-        cfg=settings.cfg,
-        seed=settings.seed,
-    )
-    file, note = store.save(table, identity, file)
-    return table, f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
+def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that is connected, or the host's own around what is connected instead."""
+    if guider is None:
+        if model is None or positive is None:
+            missing = "a model" if model is None else "positive"
+            raise CalibrationError(
+                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
+            )
+        return calibrate.make_guider(model, positive, negative, cfg)
+    if not (model is None and positive is None and negative is None):
+        raise CalibrationError(
+            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
+            "two, so that it is clear what is distilled."
+        )
+    return guider
 
 
 NODES = [Distill]

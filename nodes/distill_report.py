@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,14 +35,21 @@ def summary(table: LambdaTable) -> str:
     return "\n".join(lines)
 
 
-def plot(table: LambdaTable) -> tuple[Tensor | None, str]:
-    """(the plot as IMAGE, or None and why there is none)."""
-    from PIL import Image
-
-    from ..dode_core.report import plot_table, png
-
+def plot(table: LambdaTable) -> tuple[Any, str]:
+    """(the plot as a PIL image, or None and why there is none); it is never worth a table."""
     try:
-        picture = Image.open(io.BytesIO(png(plot_table(table)))).convert("RGB")
+        from PIL import Image
+
+        from ..dode_core.report import plot_table, png
+
+        return Image.open(io.BytesIO(png(plot_table(table)))).convert("RGB"), ""
     except DodeError as error:  # no matplotlib
         return None, str(error)
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None], ""
+    except Exception as error:
+        logging.exception("D-ODE: the table could not be drawn.")
+        return None, f"No plot: {error}"
+
+
+def to_tensor(picture: Any) -> Tensor:
+    """A PIL image as IMAGE, shape (1, height, width, 3)."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import folder_paths
 import torch
 from comfy.model_sampling import CONST
+from comfy.samplers import CFGGuider
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -65,6 +66,13 @@ def marks(fingerprint: str) -> dict[str, str]:
 def parametrization(patcher: Any) -> str:
     """``flow`` for rectified flow (ComfyUI's CONST), else ``ve``: its x is x0 + sigma eps."""
     return "flow" if isinstance(patcher.get_model_object("model_sampling"), CONST) else "ve"
+
+
+def guidance(guider: Any) -> float | None:
+    """A guider's cfg; None where it has none, or where another number decides as well."""
+    cfg = getattr(guider, "cfg", None)
+    ours = getattr(type(guider), "set_cfg", CFGGuider.set_cfg) is CFGGuider.set_cfg
+    return float(cfg) if ours and isinstance(cfg, int | float) else None
 
 
 def identify(patcher: Any, prompt: Prompt | None = None, node_id: str | None = None) -> Identity:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..dode_core.calibration import held_out_count
 from ..dode_core.resolve import brings_sigmas
 from ..dode_core.table import same_sigmas
 from .calibrate import METHODS, Settings
@@ -24,6 +23,8 @@ def find_same(
     latent: Any,
 ) -> Stored | None:
     """The newest table of this very model, LoRAs included, made with these settings."""
+    from ..dode_core.calibration import held_out_count  # not before there is work
+
     held_out = held_out_count(settings.samples, settings.holdout)
     columns, gain, learn_sigmas = METHODS[settings.method]
     wanted: dict[str, Any] = {

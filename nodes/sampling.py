@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -16,19 +17,30 @@ from ..dode_core.resolve import Resolution, resolve
 from ..dode_core.sampler import run_resolved
 from ..dode_core.table import LambdaTable
 from . import models, store
+from .settings import extra_samplers
 
 SAMPLER_NAME = "dode"
 RIDING = "dode"  # the key in a MODEL's transformer_options for tables that ride on it
 
 
 def register() -> None:
-    """Put ``dode`` in the host's sampler menus and models/dode among its folders; idempotent."""
+    """Put ``dode`` in the host's sampler menus and models/dode among its folders; idempotent.
+
+    The settings can add ``dode_<solver>``, which keeps to the tables of one solver.
+    """
     store.register_folder()
-    setattr(comfy.k_diffusion.sampling, f"sample_{SAMPLER_NAME}", sample_dode)
+    add_to_menus(SAMPLER_NAME, sample_dode)
+    for solver in extra_samplers():
+        add_to_menus(f"{SAMPLER_NAME}_{solver}", partial(sample_dode, solver=solver))
+
+
+def add_to_menus(name: str, sampler: Callable[..., Tensor]) -> None:
+    """Make the host know a sampler by its name."""
+    setattr(comfy.k_diffusion.sampling, f"sample_{name}", sampler)
     # One and the same list, unless another pack has bound a new one.
     for menu in (comfy.samplers.SAMPLER_NAMES, comfy.samplers.KSampler.SAMPLERS):
-        if SAMPLER_NAME not in menu:
-            menu.append(SAMPLER_NAME)
+        if name not in menu:
+            menu.append(name)
 
 
 def sample_dode(
@@ -41,13 +53,22 @@ def sample_dode(
     *,
     table: LambdaTable | None = None,
     solver: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Tensor:
     """Sample with a table: the one given, one riding on the MODEL, or the best for the checkpoint.
 
-    Without any, the plain solver runs with its natural extrapolation. What was used is logged.
+    Without any, the plain solver runs with its natural extrapolation. What was used is logged, and
+    told to ``say``.
     """
-    resolution, note = choose(model, sigmas, extra_args or {}, table, solver)
-    logging.info("D-ODE: %s%s", resolution.message, note)
+    guider = getattr(model, "inner_model", None)
+    patcher = getattr(guider, "model_patcher", None)
+    kind = None if patcher else infer_parametrization(model, check_sigmas(sigmas))
+    carried = table or riding_tables((extra_args or {}).get("model_options", {}))
+    resolution, note = choose(patcher, sigmas, models.guidance(guider), carried, solver, kind)
+    message = resolution.message + note
+    logging.info("D-ODE: %s", message)
+    if say is not None:
+        say(message)
 
     def interruptible(x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         management.throw_exception_if_processing_interrupted()
@@ -57,27 +78,22 @@ def sample_dode(
 
 
 def choose(
-    model: Any,
+    patcher: Any,
     sigmas: Tensor,
-    extra_args: dict[str, Any],
-    table: LambdaTable | None,
-    solver: str | None,
+    cfg: float | None,
+    carried: LambdaTable | Sequence[LambdaTable] | None = None,
+    solver: str | None = None,
+    parametrization: str | None = None,
 ) -> tuple[Resolution, str]:
-    """What this run uses, and where it is from."""
-    guider = getattr(model, "inner_model", None)
-    patcher = getattr(guider, "model_patcher", None)
-    grid = check_sigmas(sigmas)
-    kind = models.parametrization(patcher) if patcher else infer_parametrization(model, grid)
-    cfg = getattr(guider, "cfg", None)  # not every guider has one
-    cfg = float(cfg) if isinstance(cfg, int | float) else None
+    """What a run of this MODEL uses, and where that is from; ``carried`` tables go first."""
+    grid, kind = check_sigmas(sigmas), parametrization or models.parametrization(patcher)
 
     def pick(tables: Sequence[LambdaTable]) -> Resolution:
         usable = [each for each in tables if solver in (None, each.solver)]
         return resolve(usable, grid, solver=solver, cfg=cfg, parametrization=kind)
 
-    riding = table or riding_tables(extra_args)
-    if riding:
-        return pick([riding] if isinstance(riding, LambdaTable) else riding), ""
+    if carried:
+        return pick(carried if isinstance(carried, list | tuple) else [carried]), ""
     identity = models.identify(patcher, *models.running_prompt()) if patcher else None
     stored = store.find(identity) if identity else []
     return best(stored, identity, pick)
@@ -109,7 +125,6 @@ def best(
     return resolution, f" (from {file.name}{notes[trust(resolution.table)]})"
 
 
-def riding_tables(extra_args: dict[str, Any]) -> Any:
-    """A table or tables that ride on the MODEL."""
-    options = extra_args.get("model_options", {}).get("transformer_options", {})
-    return options.get(RIDING)
+def riding_tables(model_options: dict[str, Any]) -> Any:
+    """A table or tables that ride on the MODEL with these options."""
+    return model_options.get("transformer_options", {}).get(RIDING)

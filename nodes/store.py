@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,11 +57,10 @@ def fallback_file(identity: Identity) -> Path:
     return own_folder() / f"{stem[:100]}-{mark}{SUFFIX}"
 
 
-def target(identity: Identity, name: str = "") -> Path:
-    """Where a new table goes; ``name`` is a user's own choice of a file in models/dode.
+def check_name(name: str) -> str:
+    """A user's own name for a file in models/dode, without its ending; "" for none.
 
-    Raises :class:`TableError` when the name is not a plain file name, or when the file is there
-    already and is not a valid table file: before the work, not after it.
+    Raises :class:`TableError` when it is not a plain file name.
     """
     stem = name.strip().removesuffix(SUFFIX)
     if stem and not NAME.fullmatch(stem):
@@ -68,27 +68,39 @@ def target(identity: Identity, name: str = "") -> Path:
             f"File name {stem!r} is not usable; use letters, digits, spaces and . _ + - only: the "
             "file goes to the folder models/dode."
         )
+    return stem
+
+
+def target(identity: Identity | None, name: str = "") -> Path:
+    """Where a new table goes; ``name`` is a user's own choice of a file in models/dode.
+
+    Raises :class:`TableError` when the name is not a plain file name, or when the file is there
+    already and is not a valid table file: before the work, not after it.
+    """
+    stem = check_name(name)
     if stem:
         file = own_folder() / f"{stem}{SUFFIX}"
+    elif identity is None:
+        raise TableError("A table of no known model needs a file name; give one.")
     else:
         file = sidecar(identity.path) if identity.path else fallback_file(identity)
     tables_in(file)
     return file
 
 
-def save(table: LambdaTable, identity: Identity, file: Path) -> tuple[Path, str]:
+def save(table: LambdaTable, identity: Identity | None, file: Path) -> tuple[Path, str]:
     """Add a table to ``file``, or to models/dode when that cannot be written; (where, a note)."""
     try:
         save_tables(file, [table])
         return file, ""
     except (TableError, OSError) as error:
-        fallback = fallback_file(identity)
+        fallback = fallback_file(identity) if identity else file
         unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         if not unwritable or fallback == file:
             raise
         save_tables(fallback, [table])
         reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
-        return fallback, f"{file.parent} cannot be written ({reason}), so models/dode was used"
+        return fallback, f"; {file.parent} cannot be written ({reason}), so models/dode was used"
 
 
 def listing() -> dict[str, Path]:
@@ -161,6 +173,15 @@ def version(file: Path) -> tuple[str, int, int]:
     """What changes when a file does: its path, time and size. Raises OSError."""
     stat = file.stat()
     return os.fspath(file), stat.st_mtime_ns, stat.st_size
+
+
+def state() -> list[tuple[str, int, int]]:
+    """What changes when any table file does."""
+    versions = []
+    for file in listing().values():
+        with suppress(OSError):  # gone since it was listed
+            versions.append(version(file))
+    return versions
 
 
 def tables_in(file: Path) -> list[LambdaTable]:

@@ -83,7 +83,34 @@ def comfy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
         comfy_root()
     except InstallError as error:
         missing("ComfyUI", error)
-    with ComfyServer(tmp_path_factory.mktemp("comfyui"), packs=[CONDITIONING_PACK]) as server:
+    base = tmp_path_factory.mktemp("comfyui")
+    arguments = ["--preview-method", "latent2rgb"]
+    packs = [CONDITIONING_PACK]
+    with ComfyServer(base, packs=packs, arguments=arguments, obey_permissions=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rough_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server where much is unlike it should be: see ``hosts/rude_pack`` and below.
+
+    The pack is there twice, one node file is broken, matplotlib cannot be imported, previews are
+    off, other packs meddle, and the paper's samplers are asked for.
+    """
+    from hosts.comfy import CONDITIONING_PACK, REPOSITORY, RUDE_PACK, ComfyServer
+    from hosts.install import InstallError, comfy_root, copy_pack
+
+    try:
+        comfy_root()
+    except InstallError as error:
+        missing("ComfyUI", error)
+    base = tmp_path_factory.mktemp("rough")
+    for name in ("dode", "dode_copy"):
+        copy_pack(REPOSITORY, base / "custom_nodes" / name)
+        broken = base / "custom_nodes" / name / "nodes" / "compare_node.py"
+        broken.write_text("import a_module_that_is_gone\n")
+    packs, wanted = [CONDITIONING_PACK, RUDE_PACK], {"DODE_SAMPLERS": "paper"}
+    with ComfyServer(base, packs=packs, environment=wanted) as server:
         yield server
 
 

@@ -1,149 +1,135 @@
-"""Rebuilds ``example_workflows``: laid out and saved by the real front end, run for the thumbnail.
+"""Rebuilds ``example_workflows`` and the README's screenshots with the real front end.
 
-    python tests/make_examples.py
+    python tests/make_examples.py [NAME ...]
 
-Needs what the host tests need: ComfyUI (downloaded on first use) and a Chromium.
+The graphs are those of ``example_graphs.py``, laid out and saved by the front end, run for the
+pictures. Needs what the host tests need: ComfyUI (downloaded on first use) and a Chromium.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+from example_graphs import EXAMPLES, Example, Node, write_models  # noqa: E402
 from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
+from PIL import Image  # noqa: E402
 
-from dode_core.report import picture_grid  # noqa: E402
-
-EXAMPLES = TESTS.parent / "example_workflows"
-SEED, STEPS, CFG = 7, 8, 2.0
+FOLDER = TESTS.parent / "example_workflows"
+IMAGES = TESTS.parent / "docs" / "images"
+SHOWN = {"dode_demo": "comfyui.png", "dode_image_to_image": "comfyui-image-to-image.png"}
+SMALL = 64  # the size at which tiny stand-ins for checkpoints are run
+WIDTH = 640  # of a thumbnail
 LAY_OUT = """([id, node]) => {
     const n = window.app.graph.getNodeById(id);
+    if (node.advanced) n.toggleAdvanced();
     n.pos = node.pos;
     n.setSize(node.size);
     if (node.title) n.title = node.title;
+    if (node.models.length) n.properties.models = node.models;
     for (const [name, value] of Object.entries(node.widgets))
         n.widgets.find(w => w.name === name).value = value;
 }"""
+NOTE = """note => {
+    const n = LiteGraph.createNode('MarkdownNote');
+    n.pos = note.pos;
+    window.app.graph.add(n);
+    n.setSize(note.size);
+    n.widgets[0].value = note.text;
+}"""
+SHRINK = """size => {
+    for (const node of window.app.graph.nodes.filter(n => n.type.startsWith('Empty')))
+        for (const widget of node.widgets.filter(w => ['width', 'height'].includes(w.name)))
+            widget.value = size;
+}"""
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node of a workflow: its class, inputs, and place on the canvas."""
-
-    kind: str
-    pos: tuple[int, int]
-    size: tuple[int, int]
-    inputs: dict[str, Any]
-    title: str = ""
-
-
-def row(first: int, y: int, title: str, sampler: Node) -> dict[str, Node]:
-    """A sampler at the left of a row, its images decoded, enlarged and shown."""
-    ids = [str(first + i) for i in range(4)]
-    decode = {"samples": [ids[0], 0], "vae": ["1", 4]}
-    enlarge = {"image": [ids[1], 0], "upscale_method": "nearest-exact", "scale_by": 8.0}
-    return {
-        ids[0]: sampler,
-        ids[1]: Node("VAEDecode", (1250, y), (210, 50), decode),
-        ids[2]: Node("ImageScaleBy", (1250, y + 100), (210, 82), enlarge),
-        ids[3]: Node("PreviewImage", (1500, y), (250, 290), {"images": [ids[2], 0]}, title),
-    }
-
-
-def demo() -> dict[str, Node]:
-    """Distil on the demo model; the same noise with D-ODE, with Euler, and with many steps."""
-    parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
-    custom = {**parts, "latent_image": ["1", 3], "add_noise": True, "noise_seed": SEED, "cfg": CFG}
-    stock = {**parts, "latent_image": ["1", 3], "seed": SEED, "cfg": CFG, "denoise": 1.0}
-    settings = {"solver": "ddim", "steps": STEPS, "cfg": CFG, "scheduler": "karras", "samples": 16}
-    emoji = {"subject": "food", "variant": "EDM", "batch_size": 4}
-    mine = {**custom, "sampler": ["3", 0], "sigmas": ["2", 1]}
-    euler = {**custom, "sampler": ["4", 0], "sigmas": ["2", 1]}
-    heun = {**stock, "steps": 40, "sampler_name": "heun", "scheduler": "karras"}
-    size = (270, 260)
-    return {
-        "1": Node("DODE_DemoModel", (0, 0), (270, 190), emoji),
-        "2": Node("DODE_Distill", (310, 0), (580, 610), {**parts, "latent": ["1", 3], **settings}),
-        "3": Node("DODE_Sampler", (310, 680), (270, 80), {"table": ["2", 0], "solver": "auto"}),
-        "4": Node("KSamplerSelect", (620, 680), (270, 58), {"sampler_name": "euler"}),
-        **row(10, 0, f"D-ODE, {STEPS} steps", Node("SamplerCustom", (940, 0), size, mine)),
-        **row(20, 330, f"Euler, {STEPS} steps", Node("SamplerCustom", (940, 330), size, euler)),
-        **row(30, 660, "Heun, 40 steps: the goal", Node("KSampler", (940, 660), size, heun)),
-    }
-
-
-NOTE = """**D-ODE Distill** learns a few numbers from the model's own fine trajectory, and saves
-them.
-
-Press Run. The plot shows the numbers and what they are worth on noise that was not learned from.
-At the right: D-ODE, Euler with as many steps on the same noise, and the goal of both.
-
-Then try `dode` as the sampler of a stock KSampler (same steps, scheduler and cfg): it finds the
-table by itself. Replace the demo model with your checkpoint, and the table is saved beside it.
-"""
-
-
-def build(front: FrontEnd, nodes: dict[str, Node]) -> dict[str, Any]:
+def build(front: FrontEnd, example: Example) -> dict[str, Any]:
     """The workflow as the front end saves it, the graph left loaded."""
+    nodes = example.nodes
     prompt = {key: {"class_type": node.kind, "inputs": node.inputs} for key, node in nodes.items()}
     front.load_prompt(prompt)
     for key, node in nodes.items():
-        # The front end draws new seeds when it loads a prompt.
-        seeds = {name: node.inputs[name] for name in ("seed", "noise_seed") if name in node.inputs}
-        widgets = {**seeds, "control_after_generate": "fixed"} if seeds else {}
-        place = {"pos": node.pos, "size": node.size, "title": node.title, "widgets": widgets}
-        front.page.evaluate(LAY_OUT, [int(key), place])
-    front.page.evaluate(
-        """text => {
-            const note = LiteGraph.createNode('MarkdownNote');
-            note.pos = [0, 250];
-            window.app.graph.add(note);
-            note.setSize([270, 360]);
-            note.widgets[0].value = text;
-        }""",
-        NOTE,
-    )
+        front.page.evaluate(LAY_OUT, [int(key), place(node, example)])
+    for note in example.notes:
+        front.page.evaluate(NOTE, {"pos": note.pos, "size": note.size, "text": note.text})
     front.fit()
     return front.workflow()
 
 
-def thumbnail(server: ComfyServer, images: dict[str, list[dict[str, str]]]) -> bytes:
-    """A labelled grid of what the previews showed, as JPEG."""
-    rows = {}
-    for title, refs in images.items():
-        arrays = [np.asarray(server.image(ref).convert("RGB")) for ref in refs]
-        pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)[:, :, ::8, ::8]
-        rows[title] = pictures.float() / 127.5 - 1
+def place(node: Node, example: Example) -> dict[str, Any]:
+    """What the layout script sets on a node."""
+    # The front end draws new seeds when it loads a prompt.
+    seeds = {name: node.inputs[name] for name in ("seed", "noise_seed") if name in node.inputs}
+    again = node.kind in ("KSampler", "DODE_KSampler")
+    widgets = {**seeds, **({"control_after_generate": "fixed"} if again else {})}
+    models = [
+        {"name": name, "url": url, "directory": folder}
+        for folder, name, url in example.models
+        if name in node.inputs.values()
+    ]
+    shape = {"pos": node.pos, "size": node.size, "title": node.title, "advanced": node.advanced}
+    return {**shape, "widgets": widgets, "models": models}
+
+
+def thumbnail(server: ComfyServer, front: FrontEnd, example: Example, shot: Path) -> Image.Image:
+    """A picture that a node shows, one image of each preview, or the graph itself."""
+    outputs = front.page.evaluate("() => window.app.nodeOutputs")
+    if example.picture == "each":
+        previews = [key for key, node in example.nodes.items() if node.kind == "PreviewImage"]
+        images = [server.image(outputs[key]["images"][0]).convert("RGB") for key in previews]
+        width, height = images[0].size
+        row = Image.new("RGB", (len(images) * (width + 8) - 8, height), "white")
+        for i, image in enumerate(images):
+            row.paste(image, (i * (width + 8), 0))
+        return row
+    if example.picture:
+        return server.image(outputs[example.picture]["images"][0]).convert("RGB")
+    return Image.open(shot).convert("RGB")
+
+
+def make(server: ComfyServer, front: FrontEnd, name: str) -> None:
+    """One example: its JSON, its thumbnail, and a screenshot of it after a run."""
+    example = EXAMPLES[name]()
+    workflow = build(front, example)
+    text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+    (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
+    shot = TESTS.parent / "test_output" / f"made_{name}.png"
+    front.screenshot(shot, graph_only=True)
+    if example.models:
+        front.page.evaluate(SHRINK, SMALL)
+    front.queue()
+    front.wait()
+    picture = thumbnail(server, front, example, shot)
+    front.screenshot(shot, graph_only=True)
+    if name in SHOWN:
+        shutil.copyfile(shot, IMAGES / SHOWN[name])
+    picture.thumbnail((WIDTH, WIDTH))
     buffer = io.BytesIO()
-    picture_grid(rows, scale=4).save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue()
+    picture.save(buffer, format="JPEG", quality=88)
+    (FOLDER / f"{name}.jpg").write_bytes(buffer.getvalue())
 
 
 def main() -> None:
-    EXAMPLES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
-        nodes = demo()
-        with FrontEnd(server.url) as front:
-            workflow = build(front, nodes)
-            front.queue()
-            front.wait()
-            front.screenshot(TESTS.parent / "test_output" / "dode_demo_made.png")
-            outputs = front.page.evaluate("() => window.app.nodeOutputs")
-        shown = {n.title: outputs[key]["images"] for key, n in nodes.items() if n.title}
-        text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
-        (EXAMPLES / "dode_demo.json").write_text(text, encoding="utf-8")
-        (EXAMPLES / "dode_demo.jpg").write_bytes(thumbnail(server, shown))
+    names = sys.argv[1:] or list(EXAMPLES)
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as base:
+        write_models(Path(base) / "models")
+        with ComfyServer(Path(base), arguments=["--preview-method", "latent2rgb"]) as server:
+            for name in names:
+                print(name, flush=True)
+                # A browser each: the previews of the last one would lie over this one's nodes.
+                with FrontEnd(server.url, width=1800, height=1250) as front:
+                    make(server, front, name)
 
 
 if __name__ == "__main__":

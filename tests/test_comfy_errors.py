@@ -169,6 +169,18 @@ def test_interrupt_while_distilling(comfy: ComfyServer, progress: int) -> None:
     assert "out of memory" not in comfy.log()
 
 
+def test_interrupt_touches_no_file(comfy: ComfyServer) -> None:
+    """The tables that were there are as they were, to the byte and the second."""
+    run(comfy, distill(demo(), steps=4))
+    (file,) = table_files(comfy)
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    graph = distill(counted(demo(), "again", 0.05), steps=4, re_distill=True)
+    interrupted_after(comfy, graph, "again", 5)
+    assert [file] == table_files(comfy)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+    assert not [each for each in file.parent.iterdir() if each.suffix in (".tmp", ".lock")]
+
+
 @pytest.mark.parametrize("solver", ["auto", "heun"])
 def test_interrupt_while_sampling(comfy: ComfyServer, solver: str) -> None:
     name = f"sample-{solver}"

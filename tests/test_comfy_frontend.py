@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_graphs import only_table
+from comfy_graphs import demo, distill, table_files
 from conftest import missing
+from example_graphs import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
-from hosts.comfy import ComfyServer
+from hosts.comfy import ComfyError, ComfyServer
 from PIL import Image
 from playwright.sync_api import TimeoutError
 
+import dode_core as dode
+
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "test_output"
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+FILES = sorted((ROOT / "example_workflows").glob("*.json"))
 
 NODE = """type => {
     const node = window.app.graph.nodes.find(node => node.type === type);
@@ -29,6 +32,31 @@ NODE = """type => {
         images: (node.imgs ?? []).map(image => image.naturalWidth),
     };
 }"""
+SHOWN = """() => window.app.graph.nodes.map(node => ({
+    kind: node.type,
+    size: node.size,
+    text: node.widgets?.find(widget => widget.name === '$$node-text-preview')?.value ?? '',
+    images: (node.imgs ?? []).map(image => image.naturalWidth),
+}))"""
+SMALL = """() => {
+    const set = (node, name, value) => {
+        const widget = node.widgets?.find(w => w.name === name);
+        if (widget) widget.value = value;
+    };
+    for (const node of window.app.graph.nodes) {
+        if (node.type.startsWith('Empty')) for (const name of ['width', 'height'])
+            set(node, name, 64);
+        set(node, 'samples', 4);
+    }
+}"""
+TITLES = """() => Object.fromEntries(window.app.graph.nodes.map(node => [node.type, [
+    node.title,
+    ...node.inputs.map(input => input.localized_name ?? input.label ?? input.name),
+    ...node.outputs.map(output => output.localized_name ?? output.label ?? output.name),
+    ...node.widgets.map(widget => widget.label ?? widget.name),
+]]))"""
+FAULTY = """() => window.app.graph.getNodeById(1).inputs
+    .filter(input => input.hasErrors).map(input => input.name)"""
 ADD = """types => {
     window.app.graph.clear();
     types.forEach((type, i) => {
@@ -45,6 +73,7 @@ def front(comfy_server: ComfyServer) -> Iterator[FrontEnd]:
         find_chrome()
     except BrowserMissing as error:
         missing("A browser", error)
+    write_models(comfy_server.models)
     with FrontEnd(comfy_server.url) as opened:
         yield opened
 
@@ -53,8 +82,9 @@ def describe(front: FrontEnd, kind: str) -> dict[str, Any]:
     return front.page.evaluate(NODE, kind)
 
 
-def test_nodes_are_found_by_search(front: FrontEnd) -> None:
+def test_nodes_are_found_by_search(front: FrontEnd, comfy_server: ComfyServer) -> None:
     """Double click on the canvas, type, and there they are."""
+    info = comfy_server.object_info()
     front.page.evaluate("() => window.app.graph.clear()")
     box = front.page.locator(".comfy-vue-node-search-container input").last
     for _ in range(5):  # a canvas that is still busy swallows the double click
@@ -68,17 +98,21 @@ def test_nodes_are_found_by_search(front: FrontEnd) -> None:
     front.page.get_by_text("D-ODE Demo Model").first.wait_for(timeout=60_000)
     front.page.screenshot(path=PICTURES / "search.png")
     found = front.page.locator(".comfy-vue-node-search-container, [role=listbox]").all_inner_texts()
-    names = ("Distill", "Sampler", "Load Table", "Apply to Model", "Demo Model")
-    assert all(f"D-ODE {name}" in " ".join(found) for name in names)
+    nodes = [node for name, node in info.items() if name.startswith("DODE_")]
+    assert len(nodes) == 9
+    missing_names = [n["display_name"] for n in nodes if n["display_name"] not in " ".join(found)]
+    assert missing_names == []
     front.page.keyboard.press("Escape")
     front.page.keyboard.press("Escape")
 
 
 def test_advanced_inputs_are_hidden_until_asked_for(front: FrontEnd) -> None:
-    kinds = ["DODE_DemoModel", "DODE_Distill", "DODE_Sampler", "DODE_LoadTable"]
-    front.page.evaluate(ADD, kinds)
+    kinds = ["DODE_DemoModel", "DODE_Distill", "DODE_Sampler", "DODE_LoadTable", "DODE_Compare"]
+    front.page.evaluate(ADD, [*kinds, "DODE_KSampler"])
     for kind in kinds:
         assert len(describe(front, kind)["seen"]) <= 3
+    seen = describe(front, "DODE_KSampler")["seen"]
+    assert seen == ["seed", "control_after_generate", "steps", "cfg"]  # as in every KSampler
     before = describe(front, "DODE_Distill")
     assert before["seen"] == ["solver", "steps", "cfg"] and before["size"][1] < 250
     front.page.evaluate(
@@ -88,12 +122,13 @@ def test_advanced_inputs_are_hidden_until_asked_for(front: FrontEnd) -> None:
     assert len(after["seen"]) == 13 and after["size"][1] > before["size"][1] + 150
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_example_runs_as_shipped(front: FrontEnd, comfy: ComfyServer, file: Path) -> None:
     """No missing node, no change on loading, and results where a user looks for them."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
     front.load(workflow)
     assert front.page.locator("text=Missing Node Types").count() == 0
+    assert front.page.locator("text=Missing Models").count() == 0
     saved = {node["id"]: node for node in workflow["nodes"]}
     loaded = {node["id"]: node for node in front.workflow()["nodes"]}
     assert loaded.keys() == saved.keys()
@@ -101,15 +136,110 @@ def test_example_runs_as_shipped(front: FrontEnd, comfy: ComfyServer, file: Path
         values = [(each.get("widgets_values") or []) for each in (loaded[key], node)]
         assert values[0] == values[1], node["type"]
 
+    if EXAMPLES[file.stem]().models:
+        front.page.evaluate(SMALL)  # the stand-ins are slow at the size of a real checkpoint
     front.queue()
     front.wait()
     front.screenshot(PICTURES / f"{file.stem}.png")
-    shown = describe(front, "DODE_Distill")
-    assert only_table(comfy).describe() in shown["text"]
-    assert shown["images"] == [Image.open(plot_file(front, comfy)).width]
-    assert shown["size"][1] >= 600  # tall enough for text and plot
-    assert len(front.page.evaluate("() => Object.keys(window.app.nodeOutputs)")) >= 4
+    (table,) = {only.describe(): only for only in all_tables(comfy)}
+    shown = front.page.evaluate(SHOWN)
+    for node in (node for node in shown if node["kind"] == "DODE_Distill"):
+        assert table in node["text"]
+        assert node["images"] == [Image.open(plot_file(front, comfy)).width]
+        assert node["size"][1] >= 600  # tall enough for text and plot
+    for node in (node for node in shown if node["kind"] == "DODE_KSampler"):
+        assert table in node["text"] and node["text"].split()[0] in ("exact", "slice")
+    assert all(node["images"] for node in shown if node["kind"] in ("PreviewImage", "DODE_Compare"))
+    assert len([node for node in shown if node["images"]]) >= 2
     assert front.errors == []
+
+
+def all_tables(comfy: ComfyServer) -> list[dode.LambdaTable]:
+    return [table for file in table_files(comfy) for table in dode.load_tables(file)]
+
+
+def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer) -> None:
+    """While a node distils it shows what is painted, and in the end its plot."""
+    source = demo()
+    graph = distill(source, seed=12)
+    front.load_prompt({"1": graph["demo"], "2": relinked(graph["distill"])})
+    front.queue()
+    front.page.wait_for_function("() => window.app.nodePreviewImages?.[2]?.length", timeout=60_000)
+    front.wait()
+    front.screenshot(PICTURES / "after_preview.png")
+    plot = Image.open(plot_file(front, comfy)).width
+    front.page.wait_for_function(
+        "width => window.app.graph.getNodeById(2).imgs?.[0]?.naturalWidth === width", arg=plot
+    )
+
+
+def test_a_bad_table_turns_its_node_red(front: FrontEnd, comfy: ComfyServer) -> None:
+    """With the reason, before anything runs."""
+    file = comfy.models / "dode" / "edited by hand.dode.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"format": "dode-lambda-tables", "version": 1, "tables": [{')
+    front.page.evaluate("() => window.app.refreshComboInNodes()")
+    load = {"class_type": "DODE_LoadTable", "inputs": {"file": f"dode/{file.name}"}}
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}
+    front.load_prompt({"1": load, "2": show})
+    with pytest.raises(ComfyError, match="edited by hand.dode.json: not valid JSON"):
+        front.queue()
+    front.page.get_by_text("edited by hand.dode.json: not valid JSON").first.wait_for()
+    front.page.locator(".p-dialog-close-button").first.click()
+    front.page.locator(".p-dialog-mask").wait_for(state="detached")
+    front.page.screenshot(path=PICTURES / "red.png")
+    assert front.page.evaluate(FAULTY) == ["file"]
+
+
+def relinked(node: dict[str, Any]) -> dict[str, Any]:
+    """A node whose links to "demo" go to node 1: the front end wants numbers."""
+    inputs = {
+        name: ["1", value[1]] if isinstance(value, list) else value
+        for name, value in node["inputs"].items()
+    }
+    return {**node, "inputs": inputs}
+
+
+def test_help_page_opens(front: FrontEnd) -> None:
+    """The question mark above a selected node."""
+    front.page.evaluate(ADD, ["DODE_Distill"])
+    front.page.evaluate(
+        "() => { const n = window.app.graph.nodes[0]; window.app.canvas.selectNode(n); }"
+    )
+    front.fit()
+    front.page.locator("[data-testid=info-button]").first.click(timeout=30_000)
+    front.page.get_by_text("Reading the plot").first.wait_for(timeout=30_000)
+    front.page.screenshot(path=PICTURES / "help.png")
+
+
+def test_templates_are_listed(front: FrontEnd, comfy_server: ComfyServer) -> None:
+    """As *Browse Templates* asks for them, with their pictures."""
+    listed = comfy_server.client.get("/workflow_templates")["dode"]
+    assert sorted(listed) == sorted(file.stem for file in FILES)
+    for name in listed:
+        picture = comfy_server.client.download(f"/api/workflow_templates/dode/{name}.jpg")
+        assert picture.startswith(b"\xff\xd8")
+
+
+def test_chinese(front: FrontEnd) -> None:
+    """Titles and inputs in the user's language."""
+    front.set({"Comfy.Locale": "zh"})
+    try:
+        front.reset()
+        front.page.evaluate(ADD, ["DODE_Distill", "DODE_Compare"])
+        texts = front.page.evaluate(TITLES)
+        front.fit()
+        front.screenshot(PICTURES / "chinese.png")
+        front.page.evaluate("() => window.app.canvas.selectNode(window.app.graph.nodes[0])")
+        front.page.locator("[data-testid=info-button]").first.click(timeout=30_000)
+        front.page.get_by_text("如何看图").first.wait_for(timeout=30_000)
+        front.page.screenshot(path=PICTURES / "chinese_help.png")
+    finally:
+        front.set({"Comfy.Locale": "en"})
+        front.reset()
+    assert texts["DODE_Distill"][0] == "D-ODE 蒸馏"
+    assert {"模型", "步数", "求解器"} <= set(texts["DODE_Distill"])
+    assert {"对比采样器", "报告"} <= set(texts["DODE_Compare"])
 
 
 def plot_file(front: FrontEnd, comfy: ComfyServer) -> Path:
@@ -120,6 +250,6 @@ def plot_file(front: FrontEnd, comfy: ComfyServer) -> Path:
 
 
 def test_examples_have_thumbnails() -> None:
-    assert EXAMPLES
-    for file in EXAMPLES:
+    assert sorted(EXAMPLES) == [file.stem for file in FILES]
+    for file in FILES:
         assert Image.open(file.with_suffix(".jpg")).width >= 400

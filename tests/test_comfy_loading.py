@@ -2,23 +2,89 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from comfy_pack import NAME, identity, load_nodes, part, table
 
+ROOT = Path(__file__).resolve().parent.parent
+
 pytestmark = pytest.mark.usefixtures("pack")
 
 
+NODE_FILES = {
+    "distill_node": ["Distill"],
+    "ksampler_node": ["KSampler"],
+    "sampler_node": ["Sampler", "Scheduler"],
+    "table_nodes": ["LoadTable", "SaveTable", "ApplyToModel"],
+    "compare_node": ["Compare"],
+    "demo_node": ["DemoModel"],
+}
+
+
+@pytest.mark.parametrize("broken", NODE_FILES)
 def test_a_broken_node_file_costs_its_own_nodes_only(
-    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pack: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, f"{NAME}.nodes.distill_node", None)
+    assert tuple(NODE_FILES) == part("nodes").NODE_FILES
+    monkeypatch.setitem(sys.modules, f"{NAME}.nodes.{broken}", None)
     found = [node.__name__ for node in load_nodes(pack)]
-    assert found == ["Sampler", "LoadTable", "ApplyToModel", "DemoModel"]
-    assert "nodes/distill_node.py failed to load" in caplog.text and "Traceback" in caplog.text
+    kept = [name for file, names in NODE_FILES.items() if file != broken for name in names]
+    assert found == kept
+    assert f"nodes/{broken}.py failed to load" in caplog.text and "Traceback" in caplog.text
+
+
+def test_the_sampler_needs_no_node() -> None:
+    """What only nodes use may fail, and the menus still have `dode`: in a fresh process."""
+    gone = ["common", "live", "distill_report", "picture", *NODE_FILES]
+    found = fresh(f"for name in {gone}: sys.modules[f'{{NAME}}.nodes.{{name}}'] = None", "heun")
+    assert found["menu"] == ["dode", "dode_heun"]
+
+
+def fresh(before: str, samplers: str = "") -> dict[str, Any]:
+    """What a new process has after it has loaded the pack as ComfyUI does."""
+    program = f"""
+import json, os, sys
+from pathlib import Path
+os.environ["DODE_SAMPLERS"] = {samplers!r}
+sys.path[:0] = {[str(ROOT / "tests"), str(ROOT)]!r}
+sys.argv = ["main.py", "--cpu"]
+from comfy_pack import NAME, load_pack
+from hosts.install import comfy_root
+sys.path.insert(0, str(comfy_root()))
+import comfy.options
+comfy.options.enable_args_parsing()
+import utils.extra_config, server, nodes, latent_preview, comfy_api.latest
+{before}
+there = set(sys.modules)
+load_pack(comfy_root())
+import comfy.samplers
+menu = [name for name in comfy.samplers.KSampler.SAMPLERS if name.startswith("dode")]
+print(json.dumps({{"menu": menu, "new": sorted(set(sys.modules) - there)}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """Only what is this pack's own, beside what ComfyUI has loaded."""
+    found = fresh("")
+    others = {name for name in found["new"] if not name.startswith(NAME)}
+    assert {name for name in others if name.split(".")[0] not in ("utils", "app")} == set()
+    for name in ("dode_core.report", "dode_core.distill"):
+        assert f"{NAME}.{name}" not in found["new"]
+    assert found["menu"] == ["dode"]
 
 
 def test_a_faulty_schema_costs_its_file_only(
@@ -33,7 +99,7 @@ def test_nodes_load_without_the_sampler_menu(
     pack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(part("nodes.sampling"), "register", lambda: 1 / 0)
-    assert len(load_nodes(pack)) == 5
+    assert len(load_nodes(pack)) == 9
 
 
 def test_menu_entry_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +117,32 @@ def test_menu_entry_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "dode" not in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS
 
 
-def test_nothing_heavy_is_imported(pack: ModuleType) -> None:
-    assert f"{NAME}.dode_core.report" not in sys.modules
+# Which samplers are in the menus
+
+
+def test_samplers_of_the_setting(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable goes before the file; the paper's five have a name for all."""
+    settings, file = part("nodes.settings"), models / "dode" / "samplers.txt"
+    monkeypatch.delenv("DODE_SAMPLERS", raising=False)
+    assert settings.extra_samplers() == []
+    file.write_text("\ufeff# mine\nheun, dode_ddim  # two\n\n heun\n", encoding="utf-8")
+    assert settings.extra_samplers() == ["heun", "ddim"]
+    monkeypatch.setenv("DODE_SAMPLERS", "Paper dpmpp_2m")
+    paper = ["ddim", "ipndm", "deis", "dpm_solver_2", "heun"]
+    assert settings.extra_samplers() == [*paper, "dpmpp_2m"]
+    monkeypatch.setenv("DODE_SAMPLERS", "")
+    assert settings.extra_samplers() == []
+
+
+def test_unknown_samplers_are_said(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DODE_SAMPLERS", "ddmi;heun")
+    assert part("nodes.settings").extra_samplers() == ["heun"]
+    assert "sampler 'ddmi' is unknown; use one of paper, ddim, ipndm" in caplog.text
+    monkeypatch.delenv("DODE_SAMPLERS")
+    (models / "dode" / "samplers.txt").write_bytes(b"\xff\xfe heun " + b"x" * 10_000)
+    assert part("nodes.settings").extra_samplers() == ["heun"]
 
 
 # Where tables go

@@ -67,6 +67,13 @@ def settings(**changes: Any) -> Any:
     return part("nodes.calibrate").Settings(**{**plan, **changes})
 
 
+def calibration_of(plan: Any) -> Any:
+    """A calibration as the node makes it, with its bar and its previews."""
+    format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
+    model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
+    return part("nodes.calibrate").Calibration(plan, "ve", part("nodes.live").Live(model))
+
+
 def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
     import comfy.model_management as management
 
@@ -79,14 +86,14 @@ def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> Non
         return Host()(x, sigma)
 
     room, x = 1, torch.randn(6, 2, 4, 4) * 10
-    calibration = part("nodes.calibrate").Calibration(settings(), "ve")
+    calibration = calibration_of(settings())
     assert calibration(hungry, x, SIGMAS) is x
     assert sizes[:3] == [4, 2, 1] and set(sizes[2:]) == {1}
     assert calibration.table.samples_fit + calibration.table.samples_holdout == 6
     assert "out of memory, now 1 at a time" in caplog.text
 
     room = 0
-    calibration = part("nodes.calibrate").Calibration(settings(), "ve")
+    calibration = calibration_of(settings())
     with pytest.raises(
         part("dode_core.errors").CalibrationError, match="one latent of shape .2, 4"
     ):
@@ -102,7 +109,7 @@ def test_an_interrupt_is_not_swallowed() -> None:
 
     x = torch.randn(6, 2, 4, 4)
     with pytest.raises(Stop):
-        part("nodes.calibrate").Calibration(settings(), "ve")(interrupted, x, SIGMAS)
+        calibration_of(settings())(interrupted, x, SIGMAS)
     with pytest.raises(Stop):
         part("nodes.sampling").sample_dode(interrupted, x, SIGMAS)
     assert len(calls) == 2
@@ -119,7 +126,7 @@ def test_interrupts_need_no_progress_bar() -> None:
         management.interrupt_current_processing(len(calls) == 3)
         return Host()(x, sigma)
 
-    calibration = part("nodes.calibrate").Calibration(settings(), "ve")
+    calibration = calibration_of(settings())
     for run in (calibration, part("nodes.sampling").sample_dode):
         calls.clear()
         with pytest.raises(management.InterruptProcessingException):
@@ -142,10 +149,11 @@ def test_memory_is_asked_for_one_batch(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(comfy.sampler_helpers, "estimate_memory", estimate)
     model = patcher(tmp_path)
     text = [[torch.randn(1, 4, 64), {"pooled_output": torch.randn(1, 64)}]]
-    guider = calibrate.make_guider(model, text, text, 2.0, 4)
+    guider = calibrate.make_guider(model, text, text, 2.0)
     sigmas = calibrate.schedule(model, "simple", 3)
     with torch.inference_mode():
-        found = calibrate.calibrate(guider, torch.zeros(1, 16, 8, 8), sigmas, settings())
+        live = part("nodes.live").Live(model)
+        found = calibrate.calibrate(guider, torch.zeros(1, 16, 8, 8), sigmas, settings(), live)
     assert asked == [[4, 16, 8, 8]]
     assert (found.samples_fit, found.samples_holdout) == (4, 2)
     assert found.parametrization == "flow" and not model.wrappers

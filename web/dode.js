@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 
 const ROW = 20; // a widget's height in the graph's units
+const WIDE = { DODE_Distill: 420, DODE_Compare: 520 }; // they show pictures
 const NOTHING = [0, -4]; // the layout adds a gap of 4
 
 app.registerExtension({
@@ -18,7 +19,7 @@ app.registerExtension({
                 return size ? size.call(widget, width) : [width ?? 0, ROW];
             };
         }
-        const width = node.comfyClass === "DODE_Distill" ? 420 : 0; // its plot is wide
+        const width = WIDE[node.comfyClass] ?? 0;
         node.setSize([Math.max(node.size[0], width), node.computeSize()[1]]);
     },
 });

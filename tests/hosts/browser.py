@@ -51,6 +51,23 @@ DRAWN = """() => {
 }"""
 
 
+# Where the graph is in the window, with a margin; titles stand above their node's position.
+GRAPH_BOX = """() => {
+    const {offset, scale} = window.app.canvas.ds;
+    const nodes = window.app.graph.nodes;
+    const edge = (end, pick, add) => Math[end](...nodes.map(n => pick(n.pos) + add(n)));
+    const left = edge('min', p => p[0], () => -20), top = edge('min', p => p[1], () => -70);
+    const right = edge('max', p => p[0], n => n.size[0] + 20);
+    const bottom = edge('max', p => p[1], n => n.size[1] + 20);
+    return {
+        x: (left + offset[0]) * scale,
+        y: (top + offset[1]) * scale,
+        width: (right - left) * scale,
+        height: (bottom - top) * scale,
+    };
+}"""
+
+
 class BrowserMissing(RuntimeError):
     """No browser on this machine; a test may skip for it."""
 
@@ -127,9 +144,7 @@ class FrontEnd:
     def open(self) -> None:
         """Start the browser and wait until the front end has drawn its graph."""
         chrome = find_chrome()
-        with requests.Session() as session:
-            session.trust_env = False  # the server is on this machine, whatever the proxy
-            session.post(f"{self.url}settings", json=self.settings, timeout=60).raise_for_status()
+        self.set(self.settings)
         self._playwright = sync_playwright().start()
         self._browser = self._playwright.chromium.launch(executable_path=chrome, args=FLAGS)
         width, height = self.size
@@ -137,6 +152,12 @@ class FrontEnd:
         self._page.add_init_script(CLICKED_AWAY)
         self._page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.reload()
+
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Change settings on the server; the page knows of them when it is loaded again."""
+        with requests.Session() as session:
+            session.trust_env = False  # the server is on this machine, whatever the proxy
+            session.post(f"{self.url}settings", json=settings, timeout=60).raise_for_status()
 
     def close(self) -> None:
         """End the browser."""
@@ -150,6 +171,11 @@ class FrontEnd:
         """(Re)load the page, as a user does to see new files in a list."""
         self.page.goto(self.url)
         self.page.wait_for_function(READY, timeout=120_000)
+
+    def reset(self) -> None:
+        """Reload the page without the graphs that it remembers."""
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
+        self.reload()
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Put a workflow (UI format, as saved by the front end) into the graph."""
@@ -209,10 +235,11 @@ class FrontEnd:
             sentence = end["data"].get("exception_message", "The run was interrupted.")
             raise ComfyError(sentence.strip(), end["data"])
 
-    def screenshot(self, file: Path) -> Path:
-        """Save what the window shows, as PNG, once every node has drawn its images."""
+    def screenshot(self, file: Path, graph_only: bool = False) -> Path:
+        """Save what the window, or its graph, shows, as PNG, once all images are drawn."""
         self.page.wait_for_function(DRAWN)
         self.page.evaluate("() => new Promise(done => setTimeout(done, 500))")  # animations
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=file)
+        clip = self.page.evaluate(GRAPH_BOX) if graph_only else None
+        self.page.screenshot(path=file, clip=clip)
         return file

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
+MANY = 1_000_000  # weights of a tensor that are still drawn one by one
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class TinyModel:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
 
-def sd3_shapes() -> Shapes:
+def sd3_shapes(context: int = 64, pooled: int = 64) -> Shapes:
     """Return SD3's MMDiT with depth 1 and hidden width 64: 145,000 parameters."""
     hidden, channels, patch = 64, 16, 2
     return {
         **layer("x_embedder.proj", hidden, channels, patch, patch),
         **layer("t_embedder.mlp.0", hidden, 256),
         **layer("t_embedder.mlp.2", hidden, hidden),
-        **layer("y_embedder.mlp.0", hidden, 64),
+        **layer("y_embedder.mlp.0", hidden, pooled),
         **layer("y_embedder.mlp.2", hidden, hidden),
-        **layer("context_embedder", hidden, 64),
+        **layer("context_embedder", hidden, context),
         **layer("joint_blocks.0.context_block.attn.qkv", 3 * hidden, hidden),
         **layer("joint_blocks.0.context_block.adaLN_modulation.1", 2 * hidden, hidden),
         **layer("joint_blocks.0.x_block.attn.qkv", 3 * hidden, hidden),
@@ -53,6 +54,31 @@ def sd3_shapes() -> Shapes:
         **layer("final_layer.linear", channels * patch * patch, hidden),
         **layer("final_layer.adaLN_modulation.1", 2 * hidden, hidden),
     }
+
+
+def wan_shapes() -> Shapes:
+    """Return Wan's video transformer with depth 1 and one head: 1.1 million parameters."""
+    width, channels, text = 128, 16, 4096
+    shapes = {
+        **layer("patch_embedding", width, channels, 1, 2, 2),
+        **layer("text_embedding.0", width, text),
+        **layer("text_embedding.2", width, width),
+        **layer("time_embedding.0", width, 256),
+        **layer("time_embedding.2", width, width),
+        **layer("time_projection.1", 6 * width, width),
+        **layer("blocks.0.norm3", width),
+        **layer("blocks.0.ffn.0", width, width),
+        **layer("blocks.0.ffn.2", width, width),
+        "blocks.0.modulation": (1, 6, width),
+        **layer("head.head", 4 * channels, width),
+        "head.modulation": (1, 2, width),
+    }
+    for attention in ("blocks.0.self_attn", "blocks.0.cross_attn"):
+        for name in "qkvo":
+            shapes.update(layer(f"{attention}.{name}", width, width))
+        for name in ("norm_q.weight", "norm_k.weight"):
+            shapes[f"{attention}.{name}"] = (width,)
+    return shapes
 
 
 def unet_shapes(context: int, linear: bool) -> Shapes:
@@ -123,6 +149,25 @@ def tiny_vae_shapes(channels: int) -> Shapes:
     return shapes
 
 
+def clip_shapes(prefix: str) -> Shapes:
+    """Return CLIP-L, SD1.5's text encoder, whose size is fixed: 123 million parameters."""
+    width, top = 768, f"{prefix}transformer.text_model"
+    shapes = {
+        f"{top}.embeddings.token_embedding.weight": (49408, width),
+        f"{top}.embeddings.position_embedding.weight": (77, width),
+        **layer(f"{top}.final_layer_norm", width),
+    }
+    for i in range(12):
+        block = f"{top}.encoder.layers.{i}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes.update(layer(f"{block}.self_attn.{name}", width, width))
+        shapes.update(layer(f"{block}.layer_norm1", width))
+        shapes.update(layer(f"{block}.layer_norm2", width))
+        shapes.update(layer(f"{block}.mlp.fc1", 4 * width, width))
+        shapes.update(layer(f"{block}.mlp.fc2", width, 4 * width))
+    return shapes
+
+
 def layer(name: str, *shape: int) -> Shapes:
     """Return the weight and the bias of a layer whose first size is its outputs."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
@@ -130,6 +175,12 @@ def layer(name: str, *shape: int) -> Shapes:
 
 SD3 = TinyModel(sd3_shapes, context=64, pooled=64, channels=16)
 """Flow matching (CONST), sigma up to 1. 0.6 MB."""
+
+WAN = TinyModel(wan_shapes, context=4096, pooled=0, channels=16)
+"""Video, 5-D latents; flow matching. 4 MB."""
+
+SD3_TEXT = TinyModel(lambda: sd3_shapes(4096, 2048), context=4096, pooled=2048, channels=16)
+"""As SD3, of the width that real text encoders fill. 2 MB."""
 
 SD15 = TinyModel(lambda: unet_shapes(768, False), 768, 0, 4, dtype=torch.float16)
 """Noise prediction (EPS), sigma 0.029 to 14.6. 27 MB."""
@@ -148,14 +199,24 @@ SD2_V = TinyModel(
 
 
 def random_weights(shapes: Shapes, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
-    """Return weights that keep activations near unit size: normal, scaled by the fan-in."""
+    """Return weights that keep activations near unit size: normal, scaled by the fan-in.
+
+    The large ones repeat a million numbers: drawing all of them would take longer than using them.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
+    repeated = torch.empty(0)
     for name, shape in shapes.items():
         if name.endswith((".bias", "_shift")):
             weight = torch.zeros(shape)
         elif len(shape) < 2:  # the gain of a norm, or a scale
             weight = torch.ones(shape)
+        elif math.prod(shape) > MANY:
+            if not len(repeated):
+                repeated = torch.randn(MANY - 1, generator=generator)
+            copies = -(-math.prod(shape) // len(repeated))
+            weight = repeated.repeat(copies)[: math.prod(shape)].reshape(shape)
+            weight = weight / math.sqrt(math.prod(shape[1:]))
         else:
             weight = torch.randn(shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
         weights[name] = weight.to(dtype)
@@ -169,17 +230,25 @@ def write_diffusion_model(models: Path, tiny: TinyModel, name: str, seed: int = 
     return name
 
 
-def write_checkpoint(models: Path, tiny: TinyModel, name: str, seed: int = 0) -> str:
+def write_checkpoint(
+    models: Path, tiny: TinyModel, name: str, seed: int = 0, text_encoder: str = ""
+) -> str:
     """Write `models/checkpoints/<name>` for CheckpointLoaderSimple; return `name`.
 
-    It holds the model and a tiny VAE, but no text encoder: that output of the loader is None.
+    It holds the model and a tiny VAE. `text_encoder` is the prefix of a CLIP-L, which takes
+    120 MB; without one that output of the loader is None.
     """
     model = random_weights(tiny.shapes(), tiny.dtype, seed) | tiny.extra
     vae = random_weights(tiny_vae_shapes(tiny.channels), torch.float16, seed)
     weights = {f"model.diffusion_model.{key}": value for key, value in model.items()}
     weights |= {f"first_stage_model.{key}": value for key, value in vae.items()}
+    if text_encoder:
+        weights |= random_weights(clip_shapes(text_encoder), torch.float8_e4m3fn, seed)
     write(weights, models / "checkpoints" / name)
     return name
+
+
+SD15_TEXT, SD3_CLIP_L = "cond_stage_model.", "text_encoders.clip_l."  # where checkpoints have it
 
 
 def write(weights: dict[str, Tensor], file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from .install import REPOSITORY, comfy_root, copy_pack
 
 __all__ = [
     "CONDITIONING_PACK",
+    "REPOSITORY",
+    "RUDE_PACK",
     "ComfyError",
     "ComfyInterrupted",
     "ComfyServer",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 CONDITIONING_PACK = Path(__file__).parent / "conditioning_pack"
+RUDE_PACK = Path(__file__).parent / "rude_pack"
 
 
 class ComfyServer:
@@ -40,7 +44,9 @@ class ComfyServer:
             history = server.queue(prompt).wait()
 
     `base` is ComfyUI's base directory and is left as it is at the end; `pack` is copied to
-    `custom_nodes/dode` once, on the first start, and each of `packs` to its own name.
+    `custom_nodes/dode` once, on the first start, and each of `packs` to its own name. Where the
+    tests run as root, `obey_permissions` makes read-only folders read-only for the server, if it
+    can: `permissions_hold` says so.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class ComfyServer:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         start_timeout: float = 300,
+        obey_permissions: bool = False,
     ) -> None:
         self.base = base.resolve()
         self.models = self.base / "models"
@@ -60,6 +67,11 @@ class ComfyServer:
         self.start_timeout = start_timeout
         self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
+        self.permissions_hold = not is_root()
+        self._prefix: list[str] = []
+        if obey_permissions and not self.permissions_hold and shutil.which("setpriv"):
+            self._prefix = ["setpriv", "--bounding-set=-dac_override", "--"]
+            self.permissions_hold = True
         self._packs = {"dode": pack, **{each.name: each for each in packs}}
         self._client: Client | None = None
         self._log = self.base / "comfyui.log"
@@ -113,7 +125,7 @@ class ComfyServer:
 
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        command = [sys.executable, "main.py", "--cpu", "--port", str(port)]
+        command = [*self._prefix, sys.executable, "main.py", "--cpu", "--port", str(port)]
         command += ["--disable-api-nodes", "--disable-auto-launch"]
         command += ["--base-directory", str(self.base)]
         # Without this, all servers share one database file in ComfyUI's own folder.
@@ -217,6 +229,11 @@ class ComfyServer:
                     f"ComfyUI did not answer in {self.start_timeout} s.\n{self.log()[-4000:]}"
                 )
             time.sleep(0.1)
+
+
+def is_root() -> bool:
+    """Whether this process may write anywhere."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""Test-only nodes: conditioning without a text encoder, and a count of the model's calls."""
+"""Test-only nodes: conditioning without a text encoder, witnesses of calls, nested latents."""
 
 from __future__ import annotations
 
@@ -87,7 +87,141 @@ class TestCountCalls:
         return (counted,)
 
 
+class TestWitness:
+    """Compares, in `output/<name>.json`, what a SAMPLER reports with what the model was given."""
+
+    CATEGORY = "testing"
+    FUNCTION = "wrap"
+    RETURN_TYPES = ("SAMPLER",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"sampler": ("SAMPLER",), "name": ("STRING", {"default": "seen"})}}
+
+    def wrap(self, sampler: Any, name: str) -> tuple[Any]:
+        """Return the same sampler, watched: per callback the step, and how far its x is off."""
+        import comfy.samplers  # type: ignore[import-not-found]
+        import folder_paths  # type: ignore[import-not-found]
+
+        report = Path(folder_paths.get_output_directory()) / f"{name}.json"
+
+        def watched(model: Any, x: Any, sigmas: Any, **options: Any) -> Any:
+            given: list[tuple[float, torch.Tensor]] = []
+            seen: list[dict[str, float]] = []
+            callback = options.pop("callback")
+
+            class Model:
+                def __getattr__(self, attribute: str) -> Any:
+                    return getattr(model, attribute)
+
+                def __call__(self, x: Any, sigma: Any, **kwargs: Any) -> Any:
+                    given.append((float(sigma[0]), x.clone()))
+                    return model(x, sigma, **kwargs)
+
+            def witness(step: dict[str, Any]) -> None:
+                off = min(float((x - step["x"]).abs().max()) for _, x in given)
+                last = float((given[-1][1] - step["x"]).abs().max())
+                seen.append({"i": step["i"], "off": off, "last": last, "sigma": given[-1][0]})
+                report.write_text(json.dumps({"seen": seen, "sigmas": sigmas.tolist()}))
+                callback(step)
+
+            return sampler.sampler_function(
+                Model(), x, sigmas, callback=witness, **options, **sampler.extra_options
+            )
+
+        return (comfy.samplers.KSAMPLER(watched),)
+
+
+class TestNestedLatent:
+    """An empty nested latent of two parts, an image and a longer one."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"batch_size": ("INT", {"default": 1, "min": 1, "max": LARGE})}}
+
+    def make(self, batch_size: int) -> tuple[dict[str, Any]]:
+        from comfy.nested_tensor import NestedTensor  # type: ignore[import-not-found]
+
+        parts = [torch.zeros(batch_size, 16, 8, 8), torch.zeros(batch_size, 4, 30)]
+        return ({"samples": NestedTensor(parts)},)
+
+
+class TestNestedPart:
+    """One part of a nested latent."""
+
+    CATEGORY = "testing"
+    FUNCTION = "take"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        number = ("INT", {"default": 0, "min": 0, "max": LARGE})
+        return {"required": {"samples": ("LATENT",), "part": number}}
+
+    def take(self, samples: dict[str, Any], part: int) -> tuple[dict[str, Any]]:
+        return ({"samples": samples["samples"].unbind()[part]},)
+
+
+class TestGaussian:
+    """A flow MODEL of any latent shape: the exact denoiser of data with a given spread.
+
+    Its ODE takes noise eps at sigma 1 to spread * eps at sigma 0.
+    """
+
+    CATEGORY = "testing"
+    FUNCTION = "wrap"
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        spread = ("FLOAT", {"default": 0.5, "min": 0.0, "max": 100.0})
+        return {"required": {"model": ("MODEL",), "spread": spread}}
+
+    def wrap(self, model: Any, spread: float) -> tuple[Any]:
+        def denoise(_: Any, call: dict[str, Any]) -> torch.Tensor:
+            x = call["input"]
+            sigma = call["timestep"].reshape(-1, *[1] * (x.ndim - 1))
+            signal = (1 - sigma) * spread**2
+            return x * signal / ((1 - sigma) * signal + sigma**2)
+
+        exact = model.clone()
+        exact.set_model_unet_function_wrapper(denoise)
+        return (exact,)
+
+
+class TestVAE:
+    """A VAE for image latents of any number of channels: the first three are the colours."""
+
+    CATEGORY = "testing"
+    FUNCTION = "make"
+    RETURN_TYPES = ("VAE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"channels": ("INT", {"default": 16, "min": 3, "max": LARGE})}}
+
+    def make(self, channels: int) -> tuple[Any]:
+        class VAE:
+            def decode(self, latent: torch.Tensor) -> torch.Tensor:
+                assert latent.shape[1] == channels
+                return latent[:, :3].movedim(1, -1).sigmoid()
+
+        return (VAE(),)
+
+
 NODE_CLASS_MAPPINGS = {
-    "TestConditioning": TestConditioning,
-    "TestCountCalls": TestCountCalls,
+    kind.__name__: kind
+    for kind in (
+        TestConditioning,
+        TestCountCalls,
+        TestGaussian,
+        TestNestedLatent,
+        TestNestedPart,
+        TestVAE,
+        TestWitness,
+    )
 }

@@ -1,0 +1,178 @@
+"""D-ODE Compare: the same noise through teacher, plain solver, D-ODE and a peer, side by side."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io, ui
+
+from ..dode_core.errors import CalibrationError
+from ..dode_core.table import LambdaTable
+from ..dode_core.teacher import Teacher
+from . import store
+from .calibrate import make_guider, schedule
+from .common import CATEGORY, Table, advanced, show_text
+from .comparing import CountingGuider, Entry, compare, jobs, peer_job
+from .distill_report import to_tensor
+from .live import Live
+from .picture import columns
+from .running import Plan
+from .sampling import SAMPLER_NAME, choose, riding_tables
+
+PEER, TEACHER_STEPS = "dpmpp_2m", 8
+
+
+class Compare(io.ComfyNode):
+    """What a table is worth for this prompt and seed, to look at."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        peers = [name for name in comfy.samplers.SAMPLER_NAMES if not name.startswith(SAMPLER_NAME)]
+        schedulers = list(comfy.samplers.SCHEDULER_NAMES)
+        return io.Schema(
+            node_id="DODE_Compare",
+            display_name="D-ODE Compare",
+            category=CATEGORY,
+            description="One picture of the same noise sampled four ways: the teacher in many "
+            "steps, the plain solver, D-ODE with its table, and another sampler of your choice; "
+            "with the number of model evaluations, and the distance to the teacher.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with its LoRAs."),
+                io.Conditioning.Input("positive", tooltip="What you want to see."),
+                io.Latent.Input("latent_image", tooltip="Empty, or an image to start from."),
+                io.Vae.Input("vae", tooltip="Turns latents into images."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What to avoid. Needed unless cfg is 1."
+                ),
+                Table.Input(
+                    "table", optional=True, tooltip="This table instead of the best there is."
+                ),
+                io.Int.Input(
+                    "steps", default=8, min=1, max=1000, tooltip="Steps of all but the teacher."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=4.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance. 1 leaves the negative out.",
+                ),
+                io.Combo.Input(
+                    "peer",
+                    options=peers,
+                    default=PEER if PEER in peers else peers[0],
+                    tooltip="A sampler of ComfyUI's to compare with, at the same steps.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "seed",
+                        default=0,
+                        min=0,
+                        max=0xFFFFFFFFFFFFFFFF,
+                        control_after_generate=False,
+                        optional=True,
+                        tooltip="Of the noise that all start from.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "scheduler",
+                        options=schedulers,
+                        default=schedulers[0],
+                        optional=True,
+                        tooltip="Where the noise levels are.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "denoise",
+                        default=1.0,
+                        min=0.01,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="How much of an image is made anew, as in the stock KSampler.",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "teacher_steps",
+                        default=TEACHER_STEPS,
+                        min=1,
+                        max=100,
+                        optional=True,
+                        tooltip="The teacher's steps inside each step.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The picture that the node shows."),
+                io.String.Output(display_name="report", tooltip="Errors and evaluations as text."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        """It runs again when there are other tables to be found."""
+        return repr(store.state())
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        latent_image: dict[str, Any],
+        vae: Any,
+        steps: int,
+        cfg: float,
+        peer: str,
+        negative: Any = None,
+        table: LambdaTable | None = None,
+        seed: int = 0,
+        scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
+        denoise: float = 1.0,
+        teacher_steps: int = TEACHER_STEPS,
+    ) -> io.NodeOutput:
+        if peer not in comfy.samplers.SAMPLER_NAMES:
+            raise CalibrationError(f"Sampler {peer!r} is unknown; choose one of ComfyUI's menu.")
+
+        def guider() -> CountingGuider:
+            return make_guider(model, positive, negative, cfg, CountingGuider)
+
+        guider()  # says what is missing before anything runs
+        sigmas = schedule(model, scheduler, steps, denoise)
+        carried = table or riding_tables(model.model_options)
+        resolution, note = choose(model, sigmas, cfg, carried)
+        other = peer_job(model, peer, scheduler, steps, denoise)
+        work = jobs(sigmas, resolution, Teacher(substeps=teacher_steps), other)
+        live = Live(model)
+        entries = compare(guider, work, Plan(latent_image, seed), live)
+
+        text = "\n".join([report(entries), resolution.message + note])
+        logging.info("D-ODE: %s", text.replace("\n", "; "))
+        show_text(text, cls.hidden.unique_id)
+        picture = columns({each.caption(): decode(vae, each) for each in entries})
+        live.finish(picture)
+        image = to_tensor(picture)
+        return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls))
+
+
+def report(entries: list[Entry]) -> str:
+    """A line per column."""
+    return "\n".join(each.caption().replace("\n", ", ") for each in entries)
+
+
+def decode(vae: Any, entry: Entry) -> Any:
+    """Images (n, height, width, 3); of a video its first frame."""
+    latent = entry.latent["samples"]
+    images = vae.decode(latent.unbind()[0] if latent.is_nested else latent)
+    return images[:, 0] if images.ndim == 5 else images
+
+
+NODES = [Compare]

@@ -1,0 +1,164 @@
+"""KSampler (D-ODE): all in one. Finds the best table, or distils one, and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..dode_core.table import LambdaTable
+from ..dode_core.teacher import Teacher
+from . import calibrate, models, store
+from .common import CATEGORY, Table, advanced, show_text
+from .live import Live
+from .making import Work, find_or_make
+from .running import Plan, sample
+from .sampling import choose, riding_tables, sample_dode
+
+PLAIN, DISTILL = "sample without one", "distil one now"
+SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here
+
+
+class KSampler(io.ComfyNode):
+    """The stock KSampler with the search for a table, and its making, built in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        schedulers = list(comfy.samplers.SCHEDULER_NAMES)
+        return io.Schema(
+            node_id="DODE_KSampler",
+            display_name="KSampler (D-ODE)",
+            category=CATEGORY,
+            description="Samples with the best distilled table that there is for this model, its "
+            "noise levels and its cfg, and shows which. Where there is none it samples without, or "
+            "distils one first.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model, with its LoRAs."),
+                io.Conditioning.Input("positive", tooltip="What you want to see."),
+                io.Latent.Input("latent_image", tooltip="Empty, or an image to start from."),
+                io.Conditioning.Input(
+                    "negative", optional=True, tooltip="What to avoid. Needed unless cfg is 1."
+                ),
+                Table.Input(
+                    "table", optional=True, tooltip="This table instead of the best there is."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Of the noise.",
+                ),
+                io.Int.Input("steps", default=8, min=1, max=1000, tooltip="Steps to sample in."),
+                io.Float.Input(
+                    "cfg",
+                    default=4.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance. 1 leaves the negative out.",
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "scheduler",
+                        options=schedulers,
+                        default=schedulers[0],
+                        optional=True,
+                        tooltip="Where the noise levels are. A table serves the scheduler that it "
+                        "was made for.",
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "denoise",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="How much of an image is made anew, as in the stock KSampler.",
+                    )
+                ),
+                advanced(
+                    io.Combo.Input(
+                        "no_table",
+                        options=[PLAIN, DISTILL],
+                        default=PLAIN,
+                        optional=True,
+                        tooltip="When this model has no table for these steps: sample with plain "
+                        "DPM-Solver++(2M), or distil a table first, once, and keep it.",
+                    )
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
+                io.String.Output(display_name="report", tooltip="Which table was used, and how."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        """Sampling runs again when there are other tables to be found."""
+        return repr(store.state())
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        negative: Any = None,
+        table: LambdaTable | None = None,
+        scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
+        denoise: float = 1.0,
+        no_table: str = PLAIN,
+    ) -> io.NodeOutput:
+        guider = calibrate.make_guider(model, positive, negative, cfg)
+        sigmas = calibrate.schedule(model, scheduler, steps, denoise)
+        live, said = Live(model), []
+        carried = table or riding_tables(model.model_options)
+        if no_table == DISTILL and len(sigmas) > 1:
+            resolution, _ = choose(model, sigmas, cfg, carried)
+            if resolution.kind not in ("exact", "slice"):
+                whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
+                content = calibrate.prepare_latent(model, latent_image)
+                table, where = cls.distill(guider, content, whole, len(whole) == len(sigmas), live)
+                said.append(f"distilled now, {where}")
+        options = {"table": table, "say": said.append}
+        sampler = comfy.samplers.KSAMPLER(sample_dode, options)
+        samples = sample(guider, sampler, sigmas, Plan(latent_image, seed), live)
+        text = "\n".join(reversed(said))
+        show_text(text, cls.hidden.unique_id)
+        return io.NodeOutput(samples, text)
+
+    @classmethod
+    def distill(
+        cls, guider: Any, content: Any, sigmas: Any, full: bool, live: Live
+    ) -> tuple[LambdaTable, str]:
+        """A table for this model and schedule, kept where D-ODE Distill keeps it."""
+        show_text("no table yet, distilling one ...", cls.hidden.unique_id)
+        patcher = guider.model_patcher
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        settings = calibrate.Settings(
+            SOLVER,
+            Teacher(),
+            SAMPLES,
+            0.25,
+            0,
+            BATCH,
+            guider.cfg,
+            calibrate.default_method(full),
+        )
+        content = calibrate.emptied(content)
+        work = Work(guider, content, sigmas, settings, identity, store.target(identity))
+        return find_or_make(work, live)
+
+
+NODES = [KSampler]

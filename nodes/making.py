@@ -1,0 +1,67 @@
+"""Find the table that a distillation would only make again, or make it and keep it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..dode_core.table import LambdaTable
+from . import calibrate, models, store
+from .live import Live
+from .reuse import find_same
+
+
+@dataclass(frozen=True)
+class Work:
+    """A distillation: of what, on which noise levels, how, and where its table goes.
+
+    ``named``: the file was the user's own choice, so that tables elsewhere do not count.
+    """
+
+    guider: Any
+    latent: Any
+    sigmas: Tensor
+    settings: calibrate.Settings
+    identity: models.Identity
+    file: Path
+    named: bool = False
+
+
+def find_or_make(
+    work: Work, live: Live, reuse: bool = True, before: Callable[[], None] = lambda: None
+) -> tuple[LambdaTable, str]:
+    """(a table, what was done for it); ``before`` is called when there is work to do."""
+    found = find(work) if reuse else None
+    if found is not None:
+        return found.table, f"found in {store.shown(found.file)}, nothing to do"
+    before()
+    began = time.monotonic()
+    table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
+    table, where = keep(table, work)
+    return table, f"{time.monotonic() - began:.1f} s, {where}"
+
+
+def find(work: Work) -> store.Stored | None:
+    """The table that is there already."""
+    stored = [store.Stored(table, work.file) for table in store.tables_in(work.file)]
+    stored = stored if work.named else store.find(work.identity)
+    kind = models.parametrization(work.guider.model_patcher)
+    return find_same(stored, work.identity, work.settings, work.sigmas, kind, work.latent)
+
+
+def keep(table: LambdaTable, work: Work) -> tuple[LambdaTable, str]:
+    """Save the table with what it was made for; (that table, where it went)."""
+    table = replace(
+        table,
+        model_name=work.identity.name,
+        model_fingerprint=work.identity.fingerprint,
+        cfg=work.settings.cfg,
+        seed=work.settings.seed,
+    )
+    file, note = store.save(table, work.identity, work.file)
+    return table, f"saved in {store.shown(file)}{note}"
