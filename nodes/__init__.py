@@ -13,6 +13,7 @@ from comfy_api.latest import ComfyExtension, io
 
 NODE_FILES = (
     "distill_node",
+    "prompts_node",
     "ksampler_node",
     "sampler_node",
     "table_nodes",

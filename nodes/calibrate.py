@@ -7,6 +7,7 @@ sampler's signature: it runs teacher and student and keeps the table.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
 from .live import Live
 from .models import parametrization
+from .prompts import by_prompt
 
 # What is learned: difference columns, a gain column, the sigmas themselves.
 METHODS: dict[str, tuple[int, bool, bool]] = {
+    "columns and sigmas": (2, True, True),
     "one lambda": (1, False, False),
     "columns": (2, True, False),
-    "columns and sigmas": (2, True, True),
 }
 
 
@@ -84,8 +86,9 @@ class Calibration:
         disable: bool | None = None,
     ) -> Tensor:
         """Distil on the scaled noise ``x``, which is returned as it came."""
+        model, extra_args = by_prompt(model, len(x), extra_args or {})
         while self.table is None:
-            if not self._attempt(model, x, sigmas, extra_args or {}):
+            if not self._attempt(model, x, sigmas, extra_args):
                 management.soft_empty_cache()
                 logging.warning("D-ODE: out of memory, now %d at a time.", self.batch_size)
         return x
@@ -97,6 +100,10 @@ class Calibration:
         from ..dode_core.distill import distill  # not before there is work
 
         columns, gain, learn_sigmas = METHODS[self.settings.method]
+        grid = sigmas.tolist()
+        if learn_sigmas and any(a <= b for a, b in itertools.pairwise(grid)):
+            logging.warning("D-ODE: sigmas that do not descend stay as they are.")
+            learn_sigmas = False
         try:
             self.table = distill(
                 model,

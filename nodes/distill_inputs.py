@@ -21,7 +21,9 @@ def sockets() -> list[io.Input]:
             "model", optional=True, tooltip="The model, with its LoRAs, that you will use."
         ),
         io.Conditioning.Input(
-            "positive", optional=True, tooltip="A prompt like those you will use."
+            "positive",
+            optional=True,
+            tooltip="A prompt like those you will use; several through D-ODE Prompts.",
         ),
         io.Conditioning.Input("negative", optional=True, tooltip="Needed unless cfg is 1."),
         io.Guider.Input(
@@ -59,10 +61,10 @@ def widgets() -> list[io.Input]:
                 options=list(METHODS),
                 default=default_method(),
                 optional=True,
-                tooltip="one lambda: the paper's, quick, works on other step counts too. columns: "
-                "more of the past outputs. columns and sigmas: also moves the sigmas, nearest to "
-                "the teacher in few steps, some ten times the work; serves full runs (denoise 1) "
-                "of this step count.",
+                tooltip="columns and sigmas: nearest to the teacher in few steps, moves the sigmas "
+                "too; serves full runs (denoise 1) of this step count. one lambda: the paper's, a "
+                "tenth of the work, also for parts of a schedule (image to image) and near step "
+                "counts. columns: more of the past outputs, on your sigmas.",
             )
         ),
         advanced(

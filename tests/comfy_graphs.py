@@ -62,7 +62,7 @@ def checkpoint(name: str, tiny: TinyModel, loader: str = "CheckpointLoaderSimple
 def distill(source: Source, **settings: Any) -> Nodes:
     """D-ODE Distill, small, as node "distill"; a setting of None is left out."""
     plan = {"solver": "ddim", "steps": 6, "cfg": 2.0, "scheduler": "karras", "samples": 4}
-    plan |= {"seed": next(_seeds), **settings}
+    plan |= {"seed": next(_seeds), "method": "one lambda", **settings}
     inputs = {**source.parts("latent"), **plan}
     given = {name: value for name, value in inputs.items() if value is not None}
     return {**source.nodes, "distill": node("DODE_Distill", **given)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from comfy_graphs import demo, distill, ksampler, node, only_table, rms, run, sampler_custom
+from comfy_graphs import Source, demo, distill, ksampler, node, only_table, rms, run, sampler_custom
 from hosts.comfy import ComfyServer
+
+import dode_core as dode
+from dode_core.demo.model import CLASSES, IMAGE_SHAPE, load_demo
 
 
 def test_columns_and_sigmas(comfy: ComfyServer) -> None:
@@ -42,3 +46,45 @@ def test_columns_on_the_hosts_grid(comfy: ComfyServer) -> None:
     table = only_table(comfy)
     assert (table.columns, table.gain, table.learned_sigmas) == (2, True, False)
     assert "exact table" in run(comfy, ksampler(source, "k", steps=6)).log
+
+
+def test_a_user_who_chooses_nothing_gets_columns_and_sigmas(comfy: ComfyServer) -> None:
+    run(comfy, distill(demo(), steps=4, method=None))
+    table = only_table(comfy)
+    assert table.learned_sigmas and table.columns == 2 and table.gain
+
+
+def test_sigmas_that_do_not_descend_are_kept(comfy: ComfyServer) -> None:
+    """Unsampling: columns are learned, the grid stays."""
+    source = demo()
+    schedule = node("BasicScheduler", model=["demo", 0], scheduler="karras", steps=4, denoise=1.0)
+    sigmas = {"down": schedule, "sigmas": node("FlipSigmas", sigmas=["down", 0])}
+    work = distill(source, sigmas=["sigmas", 0], method=None, re_distill=True)
+    result = run(comfy, sigmas, work)
+    table = only_table(comfy)
+    assert float(table.sigmas[0]) < 0.01 and float(table.sigmas[-1]) == pytest.approx(80, rel=1e-4)
+    assert not table.learned_sigmas and table.columns == 2
+    assert "do not descend" in result.log
+
+
+def test_prompts_take_turns(comfy: ComfyServer) -> None:
+    """The table is the one that the same samples with alternating classes give."""
+    sources = [demo(subject=subject) for subject in ("food", "people")]
+    nodes = {f"demo{i}": source.nodes["demo"] for i, source in enumerate(sources)}
+    nodes["prompts"] = node("DODE_Prompts", prompt_1=["demo0", 1], prompt_2=["demo1", 1])
+    links = {"demo0": ["demo0", 0], "prompts": ["prompts", 0], "negative": ["demo0", 2]}
+    source = Source(nodes, links["demo0"], links["prompts"], links["negative"], ["demo0", 3])
+    run(comfy, distill(source, steps=5, samples=8, seed=21))
+    table = only_table(comfy)
+
+    generator = torch.Generator().manual_seed(21)
+    x = torch.randn(8, *IMAGE_SHAPE, generator=generator) * float(table.sigmas[0])
+    labels = torch.tensor([CLASSES.index(name) for name in ("food", "people")]).repeat(4)
+    model = load_demo()
+
+    def expected(labels: torch.Tensor) -> torch.Tensor:
+        args = {"labels": labels, "cfg": 2.0}
+        return dode.distill(model, x, table.sigmas, extra_args=args, batch_size=4).lambdas
+
+    torch.testing.assert_close(table.lambdas, expected(labels), rtol=5e-3, atol=5e-3)
+    assert rms(table.lambdas, expected(labels[:1].repeat(8))) > 0.02
