@@ -33,6 +33,7 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "columns": {"columns": 2, "gain": True},
     "columns, sigmas": {"columns": 2, "gain": True, "learn_sigmas": True},
 }
+DEFAULT = "ddim: columns, sigmas"  # what the nodes do for a user who chooses nothing
 OURS = {f"{solver}: {way}": Entry(solver, how) for way, how in WAYS.items() for solver in SOLVERS}
 
 

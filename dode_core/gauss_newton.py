@@ -1,7 +1,8 @@
 """One round of learning: a Jacobian by finite differences, then quasi-Newton steps on it.
 
-The final residual r = x_N - x_teacher depends on the inner sigmas and the lambdas. Perturbing one
-of them re-runs the student from there only. Damped Gauss-Newton (Levenberg 1944, Marquardt 1963);
+The residual r = x_N - x_teacher, and with less weight those of the states on the way
+(:meth:`Student.path`), depend on the inner sigmas and the lambdas. Perturbing one of them re-runs
+the student from there only. Damped Gauss-Newton (Levenberg 1944, Marquardt 1963);
 after each step Broyden's rank-one update (1965) corrects the Jacobian by what the step really did,
 so that several steps, each of one run, follow from one Jacobian, the dear part.
 No backpropagation: any host, any quantised or offloaded model.
@@ -100,7 +101,7 @@ def jacobian_cost(run: Run) -> int:
 def differences(student: Student, run: Run) -> Jacobian:
     """The Jacobian at ``run``, by forward differences."""
     places = lambda_places(run)
-    base = student.residuals(run)
+    base = student.path(run)
     inner = len(run.sigmas) - 2
     values = torch.empty(inner + len(places), *base.shape, dtype=torch.float32)
     for j, gap in enumerate(gaps(run.sigmas, student.parametrization)):
@@ -108,12 +109,12 @@ def differences(student: Student, run: Run) -> Jacobian:
         steps = [delta * (i == j) for i in range(inner)]
         sigmas = moved(run.sigmas, steps, student.parametrization)
         other = student.run(sigmas, run.lambdas, run)
-        values[j] = (student.residuals(other) - base) / delta
+        values[j] = (student.path(other) - base) / delta
     for p, (k, i) in enumerate(places):
         lambdas = [list(row) for row in run.lambdas]
         lambdas[k][i] += LAMBDA_PERTURBATION
         other = student.run(run.sigmas, lambdas, run)
-        values[inner + p] = (student.residuals(other) - base) / LAMBDA_PERTURBATION
+        values[inner + p] = (student.path(other) - base) / LAMBDA_PERTURBATION
     return Jacobian(values, places)
 
 
@@ -123,13 +124,13 @@ def improve(student: Student, run: Run, low: float, steps: int) -> Run | None:
     None when no step lowers the error. At most ``steps`` + 1 runs after the Jacobian; no inner
     sigma goes below ``low``.
     """
-    weights = robust_weights(student.squares(run))
-    error = student.weighted_error(run, weights)
+    residual = student.path(run)
+    weights = robust_weights(residual.square().mean(1))
+    error = size(residual, weights)
     jacobian = differences(student, run)
     dampings: Sequence[float] = DAMPINGS
     best = None
     for _ in range(min(STEPS, steps)):
-        residual = student.residuals(run)
         gram, rhs = jacobian.products(residual, weights)
         scale = gram.diagonal().clamp(min=1e-30).sqrt()
         tried = []
@@ -138,20 +139,28 @@ def improve(student: Student, run: Run, low: float, steps: int) -> Run | None:
             unit = unit + damping * torch.eye(len(unit), dtype=unit.dtype)
             wanted = torch.linalg.solve(unit, rhs / scale) / scale
             other, taken = _stepped(student, run, jacobian.places, wanted, low)
-            tried.append((student.weighted_error(other, weights), other, taken, damping))
-        lowered, other, taken, damping = min(tried, key=lambda t: (not math.isfinite(t[0]), t[0]))
+            found = student.path(other)
+            tried.append((size(found, weights), other, found, taken, damping))
+        lowered, other, found, taken, damping = min(
+            tried, key=lambda t: (not math.isfinite(t[0]), t[0])
+        )
         if not math.isfinite(lowered):
             break
-        jacobian.correct(taken, scale, student.residuals(other) - residual)
+        jacobian.correct(taken, scale, found - residual)
         if lowered < error:
             worth = lowered < WORTH * error
             best = run = other
-            error, dampings = lowered, (damping,)
+            residual, error, dampings = found, lowered, (damping,)
             if not worth:
                 break
         else:
             dampings = (8 * damping,)
     return best
+
+
+def size(residual: Tensor, weights: Tensor) -> float:
+    """RMS of residuals (samples, elements) with a weight for every sample."""
+    return math.sqrt(float((residual.square().mean(1) * weights).mean()))
 
 
 def _stepped(

@@ -14,6 +14,7 @@ from .integrate import Denoiser, State, complete, plain, update
 from .solvers import Stage, get_solver
 
 Row = list[float]
+PATH = 0.3  # weight of the states on the way against the final one, in learning
 RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
 
 
@@ -114,6 +115,23 @@ class Student:
         rows = [flat(s.x - b.final).cpu() for s, b in pairs if b.held_out == held_out]
         return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.float64)
 
+    def path(self, run: Run) -> Tensor:
+        """What learning minimises: the final residual, and PATH times those on the way there.
+
+        shape (fit samples, about twice the elements), float64. A sample forks where its path turns
+        early; a row that mends an early error late is not worth it on new noise. On the way every
+        stage gives one element in as many as there are stages, others at every stage.
+        """
+        parts, stages = [self.residuals(run)], len(run.stages)
+        for k, (stage, states) in enumerate(zip(run.stages, run.checkpoints[1:], strict=False)):
+            rows = [
+                flat(state.x - batch.goal(k, stage))[:, k::stages].cpu()
+                for state, batch in zip(states, self.batches, strict=True)
+                if not batch.held_out
+            ]
+            parts.append(torch.cat(rows) * (PATH * math.sqrt(stages)))
+        return torch.cat(parts, 1)
+
     def squares(self, run: Run, held_out: bool = False) -> Tensor:
         """Every sample's squared RMS final error."""
         return self.residuals(run, held_out).square().mean(1)
@@ -122,10 +140,6 @@ class Student:
         """RMS final error."""
         squares = self.squares(run, held_out)
         return math.sqrt(float(squares.mean())) if len(squares) else 0.0
-
-    def weighted_error(self, run: Run, weights: Tensor) -> float:
-        """RMS final error of the fit samples with given weights."""
-        return math.sqrt(float((self.squares(run) * weights).mean()))
 
     def robust_error(self, run: Run, held_out: bool = False) -> float:
         """RMS with samples beyond twice the median error counted ever less."""

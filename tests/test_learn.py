@@ -16,12 +16,12 @@ from dode_core import gauss_newton
 from dode_core.dense import choose_nodes, dense_grid, dense_teacher, euler_costs
 from dode_core.distill import Session
 from dode_core.fit import Batch
-from dode_core.gauss_newton import differences, improve, jacobian_cost
+from dode_core.gauss_newton import differences, improve, jacobian_cost, size
 from dode_core.integrate import State
 from dode_core.noise import from_line, to_line
 from dode_core.resolve import resolve
 from dode_core.starts import CENTRES, log_normal, pattern_search, rank_starts, resampled
-from dode_core.student import Student, robust_weights
+from dode_core.student import PATH, Student, robust_weights
 
 SHAPE = (2, 3, 3)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
@@ -121,12 +121,14 @@ def test_a_run_from_the_middle_is_a_whole_run(solver: str, refit: bool) -> None:
         assert partial.lambdas == whole.lambdas
 
 
-def test_a_round_lowers_the_final_error_and_keeps_the_order() -> None:
+def test_a_round_lowers_what_is_learned_and_keeps_the_order() -> None:
     runner = student()
     run = runner.run(karras(5))
     for _ in range(2):
         found = improve(runner, run, 0.03, 4)
-        assert found is not None and runner.error(found) < runner.error(run)
+        assert found is not None
+        weights = robust_weights(runner.path(run).square().mean(1))
+        assert size(runner.path(found), weights) < size(runner.path(run), weights)
         assert found.sigmas[0] == run.sigmas[0] and found.sigmas[-1] == 0
         assert all(a > b for a, b in itertools.pairwise(found.sigmas))
         run = found
@@ -156,11 +158,25 @@ def test_the_jacobian_is_the_derivative(
         else:
             k, i = jacobian.places[p - inner]
             lambdas[k][i] += delta
-        return runner.residuals(runner.run(sigmas, lambdas))
+        return runner.path(runner.run(sigmas, lambdas))
 
     for p, found in enumerate(jacobian.values):
         exact = (residual(p, 2e-3) - residual(p, -2e-3)) / 4e-3
         assert rms(found - exact) < 0.03 * rms(exact)
+
+
+def test_the_path_holds_the_final_residual_and_a_share_of_every_state() -> None:
+    runner = student()
+    run = runner.run(karras(4))
+    path, final = runner.path(run), runner.residuals(run)
+    elements = final.shape[1]
+    torch.testing.assert_close(path[:, :elements], final)
+    trajectory = runner.batches[0].goal
+    rest = []
+    for k in range(3):
+        state = run.checkpoints[k + 1][0].x - trajectory(k, run.stages[k])
+        rest.append(state.reshape(12, -1).double()[:, k::4] * PATH * 2)
+    torch.testing.assert_close(path[:, elements:], torch.cat(rest, 1))
 
 
 def test_broyden_makes_the_jacobian_explain_the_step() -> None:
