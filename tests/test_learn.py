@@ -280,10 +280,12 @@ def test_learned_sigmas_help_on_new_noise(parametrization: str) -> None:
     goal = solve(model, new, float(sigmas[0]), 1e-4)
 
     def error(table: dode.LambdaTable, sigmas: Tensor) -> float:
-        return rms(dode.sample(model, new, sigmas, disable=True, table=table) - goal)
+        """Of the median sample: a few fork to another mode, whatever the solver."""
+        found = dode.sample(model, new, sigmas, disable=True, table=table)
+        return float((found - goal).flatten(1).square().mean(1).sqrt().median())
 
     fixed = dode.distill(model, noise(parametrization), sigmas, **options)
-    assert error(table, table.sigmas) < 0.9 * error(fixed, sigmas)
+    assert error(table, table.sigmas) < 0.5 * error(fixed, sigmas)
 
 
 def test_budget_is_kept() -> None:
