@@ -88,7 +88,7 @@ def student(
     columns: int = 2, gain: bool = True, held_out: bool = False, parametrization: str = "ve"
 ) -> Student:
     model, x = mixture(parametrization, SHAPE), noise(parametrization)
-    high, low = (1.0, 0.02) if parametrization == "flow" else (15.0, 0.03)
+    high, low = (1.0, 0.02) if parametrization == "flow" else (15.0, 0.02)
     state = State.begin(x)
     trajectory = dense_teacher(
         model, state, dense_grid(high, low, parametrization, 40), parametrization
