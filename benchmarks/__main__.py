@@ -10,7 +10,8 @@ NAMES = {
     "overhead": "sampler time per step against ComfyUI's own ipndm, model excluded",
     "calibration": "model evaluations per table and held-out error, against the paper's teacher",
     "startup": "what importing the pack costs",
-    "few_step": "error against model evaluations, ours and every built-in sampler (an hour)",
+    "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
+    "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }
 
 
