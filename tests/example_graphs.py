@@ -87,6 +87,7 @@ def image_to_image() -> Example:
     plan = {"cfg": 2.0, "scheduler": "karras"}
     emoji = {"subject": "animals", "variant": "EDM", "batch_size": 4}
     distill = {**parts, "latent": ["1", 3], **plan, "solver": "ddim", "samples": 16, "steps": 10}
+    distill["method"] = "one lambda"  # learned sigmas serve whole runs only
     first = {**parts, "latent_image": ["1", 3], "table": ["2", 0], **plan, "seed": SEED}
     other = {"subject": "food", "variant": "EDM", "batch_size": 1}
     nodes = {
@@ -104,8 +105,8 @@ def image_to_image() -> Example:
         nodes[str(key)] = Node("DODE_KSampler", (x, 0), SAMPLER, again, title, True)
         nodes |= shown(key + 1, x, title)
     text = """Image to image runs the end of a longer schedule: denoise 0.5 in 5 steps are the \
-last 5 of 10. So **one table, distilled for 10 steps**, serves all of these, and the samplers say \
-*slice table*.
+last 5 of 10. So **one table, distilled for 10 steps** with the method *one lambda*, serves all of \
+these, and the samplers say *slice table*.
 
 The first sampler makes the image to start from. The others turn it into another subject, ever \
 more of it made anew.

@@ -24,6 +24,7 @@ NODES = (
     "DODE_Distill",
     "DODE_KSampler",
     "DODE_LoadTable",
+    "DODE_Prompts",
     "DODE_SaveTable",
     "DODE_Sampler",
     "DODE_Scheduler",
