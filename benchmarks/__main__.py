@@ -10,6 +10,7 @@ NAMES = {
     "overhead": "sampler time per step against ComfyUI's own ipndm, model excluded",
     "calibration": "model evaluations per table and held-out error, against the paper's teacher",
     "startup": "what importing the pack costs",
+    "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (an hour)",
 }
 

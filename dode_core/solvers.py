@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -222,13 +223,18 @@ def ipndm(grid: Grid) -> list[Stage]:
     return _extrapolated(grid, lambda i: _ADAMS_BASHFORTH[min(i, 3)])
 
 
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(48)
+
+
 def deis(grid: Grid, order: int = 3) -> list[Stage]:
     """tAB-DEIS: x + sum_j C_kj eps_{k-j}, C_kj = integral of Lagrange basis in time d sigma.
 
     Zhang and Chen 2023, arXiv 2204.13902, equation 15. The integral runs over log sigma by
     Gauss-Legendre quadrature, exact to rounding for the smooth time maps.
     """
-    points, weights = np.polynomial.legendre.leggauss(48)
+    points, weights = _quadrature()
 
     def mean(i: int) -> Row:
         s, t = grid.sigmas[i], grid.sigmas[i + 1]
