@@ -16,39 +16,9 @@ from .solvers import Stage
 from .table import MAX_LAMBDA as TABLE_LIMIT
 from .table import Errors
 
-Progress = Callable[[int, int, Tensor], None]
 MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
 NEGLIGIBLE = 1e-7  # plain errors below this, relative to the noise, leave nothing to learn
 _RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
-
-
-class CountingModel:
-    """The denoiser with its calls counted and reported; raising from progress stops everything."""
-
-    def __init__(self, model: Denoiser, progress: Progress | None, total: int) -> None:
-        self.model, self.progress, self.total = model, progress, total
-        self.calls = self.evaluations = 0
-        self.newest: Tensor | None = None
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        denoised = self.model(x, sigma, **extra_args)
-        self.calls += 1
-        self.evaluations += len(x)
-        self.newest = denoised
-        if not denoised.isfinite().all():
-            raise CalibrationError(
-                f"The model's output is not finite at sigma {float(sigma[0]):g}; check its "
-                "precision (an fp16 overflow?) or use other calibration noise."
-            )
-        if self.progress is not None:
-            self.progress(self.calls, max(self.total, self.calls), denoised)
-        return denoised
-
-    def finish(self) -> None:
-        """Report the end: calls that were reserved and not needed count as done."""
-        if self.progress is not None and self.newest is not None:
-            total = max(self.total, self.calls)
-            self.progress(total, total, self.newest)
 
 
 class Calibration:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import Progress
+from .counting import Progress
 from .dense import DENSE_STEPS
+from .dropping import dropping_samples
 from .errors import CalibrationError
 from .integrate import Denoiser
 from .learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
@@ -29,6 +30,7 @@ from .teacher import Teacher
 
 
 @torch.no_grad()
+@dropping_samples
 def distill(
     model: Denoiser,
     x: Tensor,
@@ -96,6 +98,7 @@ def distill(
 
 
 @torch.no_grad()
+@dropping_samples
 def distill_many(
     model: Denoiser,
     x: Tensor,

@@ -60,7 +60,11 @@ def _entry(table: LambdaTable) -> dict[str, Any]:
         "cfg": table.cfg,
         "latent_shape": list(table.latent_shape),
         "teacher": table.teacher,
-        "samples": {"fit": table.samples_fit, "holdout": table.samples_holdout},
+        "samples": {
+            "fit": table.samples_fit,
+            "holdout": table.samples_holdout,
+            **({"dropped": table.dropped} if table.dropped else {}),
+        },
         "evaluations": table.evaluations,
         "seed": table.seed,
         "program": table.program or PROGRAM,
@@ -122,15 +126,18 @@ def _table(entry: Any, index: int) -> LambdaTable:
                 strict.optional(strict.number)(errors["distilled"]["holdout"]),
             )
         strict.keys(entry["model"], {"name", "fingerprint"}, "model")
-        strict.keys(entry["samples"], {"fit", "holdout"}, "samples")
+        samples = entry["samples"]
+        dropped = {"dropped"} if isinstance(samples, dict) and "dropped" in samples else set()
+        strict.keys(samples, {"fit", "holdout"} | dropped, "samples")
         output = value.pop("output")
         table = LambdaTable(
             **value,
             errors=errors,
             model_name=strict.text(entry["model"]["name"]),
             model_fingerprint=strict.text(entry["model"]["fingerprint"]),
-            samples_fit=strict.count(entry["samples"]["fit"]),
-            samples_holdout=strict.count(entry["samples"]["holdout"]),
+            samples_fit=strict.count(samples["fit"]),
+            samples_holdout=strict.count(samples["holdout"]),
+            dropped=strict.count(samples.get("dropped", 0)),
         )
     except DodeError as error:
         raise TableError(f"{where}: {error}") from error
