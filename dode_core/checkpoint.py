@@ -1,11 +1,10 @@
-"""Checkpoints, read with bounds: the header of a safetensors file, and a fingerprint of any file.
+"""The header of a safetensors file, read with bounds; its fingerprint is in identity.py.
 
 No weights are loaded and nothing is unpickled: a checkpoint may come from anywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,6 @@ from .errors import TableError
 MAX_HEADER = 16 * 1024 * 1024  # bytes; the largest models have below 1 MiB
 MAX_TENSORS = 100_000
 MAX_RANK, MAX_KEY = 16, 1024
-HEAD_BYTES, BLOCK_BYTES, BLOCKS = 256 * 1024, 4096, 8
 BITS = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8},
     **{"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32},
@@ -52,21 +50,6 @@ def read_header(path: str | Path) -> Header:
         raise TableError(f"{path.name} is no valid safetensors file: {error}") from error
     except (OSError, ValueError) as error:
         raise TableError(f"{path.name} cannot be read: {error}.") from error
-
-
-def fingerprint(path: str | Path) -> str:
-    """16 hex digits from a file's size, its head and a few blocks: milliseconds, at most 288 KiB.
-
-    The mark ``file:`` of a table's model fingerprint. Raises OSError.
-    """
-    with open(path, "rb") as file:
-        size = _regular_size(file)
-        digest = hashlib.sha256(str(size).encode())
-        digest.update(file.read(HEAD_BYTES))
-        for i in range(1, BLOCKS + 1):
-            file.seek(max(0, i * size // BLOCKS - BLOCK_BYTES))
-            digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def _regular_size(file: BinaryIO) -> int:

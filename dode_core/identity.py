@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -41,8 +42,10 @@ def marks(fingerprint: str) -> dict[str, str]:
 def file_fingerprint(path: Path) -> str:
     """Hash of a file's size, its head (a safetensors header) and a few blocks; at most 288 KB."""
     try:
-        stat = path.stat()
-        return _hash_file(os.fspath(path), stat.st_size, stat.st_mtime_ns)
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):  # a pipe would be waited for
+            return ""
+        return _hash_file(os.fspath(path), info.st_size, info.st_mtime_ns)
     except OSError:
         return ""
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from .errors import DodeError, TableError
 from .files import SUFFIX, load_tables, save_tables
 from .identity import Identity, marks
+from .names import inside
 from .resolve import Resolution
 from .table import LambdaTable
 
 PRESETS = Path(__file__).parent.parent / "lambdas"  # comes with the repository
-NAME = re.compile(r"[\w+-][\w .+-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,11 @@ class Library:
         Raises :class:`TableError` when the name is not a plain file name, or when the file is
         there already and is not a valid table file: before the work, not after it.
         """
-        stem = name.strip().removesuffix(SUFFIX)
-        if stem and not NAME.fullmatch(stem):
-            raise TableError(
-                f"File name {stem!r} is not usable; use letters, digits, spaces and . _ + - only: "
-                f"the file goes to the folder {self.own_name}."
-            )
-        if stem:
-            file = self.own / f"{stem}{SUFFIX}"
+        if name.strip().removesuffix(SUFFIX):
+            file = inside(self.own, name)
         elif identity is None:
             raise TableError("A table of no known model needs a file name; give one.")
+        else:
         else:
             file = sidecar(identity.path) if identity.path else self.fallback_file(identity)
         tables_in(file)

@@ -31,7 +31,7 @@ def file_name(name: object, suffix: str = SUFFIX) -> str:
             "only."
         )
     if len((stem + suffix).encode()) > 255 or len(stem) > MAX_NAME:
-        raise TableError(f"File name {_shown(name)} is too long; use at most {MAX_NAME} letters.")
+        raise TableError(f"File name {_shown(name)} is not usable; {MAX_NAME} letters are most.")
     return stem + suffix
 
 

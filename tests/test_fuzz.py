@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import dode_core as dode
-from dode_core import checkpoint, names, strict
+from dode_core import checkpoint, identity, names, strict
 from dode_core.files import dump_tables, load_tables, parse_tables, read_bytes
 
 CASES = 20_000
@@ -246,11 +246,11 @@ def test_fingerprint_reads_little_of_a_large_file(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"head")
         file.truncate(2**34)
-    mark = checkpoint.fingerprint(path)
+    mark = identity.file_fingerprint(path)
     with path.open("r+b") as file:
         file.seek(2**33 - 10)
         file.write(b"x")
-    assert len(mark) == 16 and checkpoint.fingerprint(path) != mark
+    assert len(mark) == 16 and identity.file_fingerprint(path) != mark
 
 
 def test_nothing_here_unpickles() -> None:
