@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CalibrationError
 from .fit import Batch, Products, flat, stage_products
 from .integrate import Choose, Denoiser, State, complete, no_lambdas, plain, update
@@ -33,7 +34,7 @@ class Calibration:
     ) -> None:
         self.model, self.batches, self.stages = model, batches, stages
         self.parametrization = parametrization
-        self.validate = any(batch.held_out for batch in batches)
+        self.validate = distributed.any_of(any(batch.held_out for batch in batches))
         self.width = max((len(stage.c) for stage in stages), default=1)
         self.lambdas: list[list[float]] = []
         self.zeroed: set[int] = set()
@@ -139,10 +140,12 @@ class Calibration:
     ) -> tuple[float, float]:
         """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
         squares: dict[bool, list[float]] = {False: [], True: []}
-        for state, batch in zip(finals, batches or self.batches, strict=True):
+        for state, batch in zip(finals, self.batches if batches is None else batches, strict=True):
             distance = flat(state.x - batch.final).square().mean(1)
             squares[batch.held_out] += distance.tolist()
-        means = [math.fsum(v) / len(v) if v else 0.0 for v in (squares[False], squares[True])]
+        rows = [torch.tensor(v, dtype=torch.float64) for v in (squares[False], squares[True])]
+        every = [distributed.gather(row).tolist() for row in rows]
+        means = [math.fsum(v) / len(v) if v else 0.0 for v in every]
         if not all(map(math.isfinite, means)):
             raise CalibrationError(
                 "The final states are not finite; check the model's precision (an fp16 overflow?)."
@@ -153,7 +156,7 @@ class Calibration:
 def start_size(batches: Sequence[Batch]) -> float:
     """RMS of the starting noise, over all elements."""
     squares = torch.cat([flat(batch.state.x).square().mean(1) for batch in batches])
-    return math.sqrt(float(squares.mean()))
+    return math.sqrt(float(distributed.gather(squares.cpu()).mean()))
 
 
 def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from . import distributed
 from .counting import has_rows, log
 from .errors import CalibrationError, NotFiniteError
 
@@ -34,7 +35,8 @@ def dropping_samples(distil: Distil) -> Distil:
                 part = _kept(options, torch.tensor(left), samples)
                 found = distil(model, x[torch.tensor(left, device=x.device)], *args, **part)
                 return _with_dropped(found, samples - len(left), spent)
-            except NotFiniteError as error:
+            except NotFiniteError as found_here:
+                error = distributed.agreed(found_here)
                 bad = [left[i] for i in error.samples]
                 left = [i for i in left if i not in bad]
                 spent += error.evaluations

@@ -36,3 +36,4 @@ class NotFiniteError(CalibrationError):
             "overflow?) or use other calibration noise."
         )
         self.sigma, self.samples, self.evaluations = sigma, samples, evaluations
+        self.told = False  # whether all processes of a distributed run know of it

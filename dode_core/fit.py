@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CalibrationError
 from .integrate import State, direction, update
 from .solvers import Stage
@@ -94,9 +95,13 @@ def stage_products(
         rounding = 4 * torch.finfo(state.x.dtype).eps
         products = (q @ q.mT, (q @ residual[:, :, None])[:, :, 0], size)
         gram, rhs, size = (value.cpu() for value in products)
-        held_out = torch.full((len(q),), batch.held_out)
-        parts.append((gram, rhs, size * (rounding * reach) ** 2, held_out))
-    gram, rhs, noise, held_out = (torch.cat(column) for column in zip(*parts, strict=True))
+        held = torch.full((len(q), 1), float(batch.held_out), dtype=torch.float64)
+        parts.append((gram, rhs, size * (rounding * reach) ** 2, held))
+    n = len(rows)
+    parts = [torch.cat([g.flatten(1), *rest], 1) for g, *rest in parts]  # one exchange, not four
+    packed = distributed.gather(torch.cat(parts))
+    gram, rhs, noise, held = packed.split([n * n, n, n, 1], 1)
+    gram, held_out = gram.reshape(-1, n, n), held[:, 0] > 0
     if not (gram.isfinite().all() and rhs.isfinite().all()):
         raise CalibrationError(
             f"The states are not finite at sigma {stage.sigma:g}; check the model's precision (an "
