@@ -7,7 +7,6 @@ flow:       denoised = x - sigma * velocity
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +29,8 @@ class UNetDenoiser:
         self.dtype = self.network.dtype
         config = self.network.config
         scale = pipe.vae_scale_factor
-        side = config.sample_size if isinstance(config.sample_size, int) else 128
+        side = config.get("sample_size")
+        side = side if isinstance(side, int) else 128
         width, height = wanted.size or (side * scale, side * scale)
         step = scale * self.patch
         if width % step or height % step or min(width, height) < step:
@@ -118,12 +118,15 @@ class UNetDenoiser:
 class SDXLDenoiser(UNetDenoiser):
     """SDXL: pooled embeddings and the picture's size go in as well."""
 
+    others: Mapping[str, None] = {}  # what encode_prompt wants to be told to do without
+
     def encode(self, prompts: list[str], device: str) -> dict[str, Tensor]:
         cond, uncond, pooled, unpooled = self.pipe.encode_prompt(
             prompts,
             device=device,
             do_classifier_free_guidance=True,
             negative_prompt=[self.wanted.negative] * len(prompts),
+            **self.others,
         )
         return {"cond": cond, "uncond": uncond, "cond_pooled": pooled, "uncond_pooled": unpooled}
 
@@ -140,15 +143,13 @@ class SD3Denoiser(UNetDenoiser):
     parametrization = "flow"
     part = "transformer"
     patch = 2
+    others: Mapping[str, None] = {"prompt_2": None, "prompt_3": None}
     encode = SDXLDenoiser.encode
 
     def setup(self, schedule: Any) -> None:
         self.steps = schedule.num_train_timesteps
         self.shift = float(schedule.get("shift") or 1.0)
         self.sigma_range = 1e-3, 1.0
-        self.pipe.encode_prompt = functools.partial(
-            self.pipe.encode_prompt, prompt_2=None, prompt_3=None
-        )
 
     def predict(self, x: Tensor, sigma: Tensor, cond: Tensor, **pooled: Tensor) -> Tensor:
         velocity = self.network(
@@ -182,7 +183,7 @@ class FluxDenoiser(SD3Denoiser):
         return float(torch.tensor(mu, dtype=torch.float64).exp())
 
     def encode(self, prompts: list[str], device: str) -> dict[str, Tensor]:
-        cond, pooled, _ = self.pipe.encode_prompt(prompts, device=device)
+        cond, pooled, _ = self.pipe.encode_prompt(prompts, prompt_2=None, device=device)
         return {"cond": cond, "cond_pooled": pooled}
 
     def __call__(self, x: Tensor, sigma: Tensor, cfg: float = 1.0, **rows: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ KINDS: Mapping[str, type[UNetDenoiser | SD3Denoiser]] = {
     "FluxPipeline": FluxDenoiser,
 }
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
-UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -58,6 +58,8 @@ def _index(folder: Path) -> dict[str, Any]:
         name = index["_class_name"]
         parts = {key: value for key, value in index.items() if isinstance(value, list)}
         known = all(len(value) == 2 and value[0] in LIBRARIES for value in parts.values())
+        if not isinstance(name, str):
+            raise TypeError(name)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CalibrationError(f"{folder.name}/model_index.json is not valid.") from error
     if name not in KINDS or not known:
@@ -92,7 +94,8 @@ def _pipeline(folder: Path, index: Mapping[str, Any], wanted: Wanted) -> Any:
     dtype = TYPES.get(wanted.dtype) or (
         torch.float16 if wanted.device.startswith("cuda") else torch.float32
     )
-    unused = {key: value for key, value in UNUSED.items() if key in index}
+    left_out = {key for key, value in index.items() if value == [None, None]}  # T5, often
+    unused = dict.fromkeys(left_out | (UNUSED & set(index)))
     cls = getattr(diffusers, index["_class_name"])
     try:
         return cls.from_pretrained(
@@ -104,6 +107,4 @@ def _pipeline(folder: Path, index: Mapping[str, Any], wanted: Wanted) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CalibrationError(
-            f"{folder.name} cannot be loaded by diffusers ({reason})."
-        ) from error
+        raise CalibrationError(f"diffusers cannot load {folder.name} ({reason}).") from error
