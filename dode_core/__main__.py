@@ -1,4 +1,4 @@
-"""Command line: ``python -m dode_core inspect FILE | plot FILE | distill | demo``."""
+"""Command line: ``python -m dode_core inspect | plot | distill | presets | demo``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .commands import distill
+from .commands import distill, presets
 from .errors import DodeError
 
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.add_argument("--out", help="name of the PNG (default: the file's, in this folder)")
     one.set_defaults(run=plot)
     distill.add(commands)
+    presets.add(commands)
     one = commands.add_parser("demo", help="distil and compare on the embedded emoji model")
     one.add_argument("--out", default="demo_output", help="folder for the results")
     one.add_argument("--cfg", type=float, default=1.0, help="guidance scale")

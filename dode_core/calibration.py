@@ -34,7 +34,7 @@ class Calibration:
     ) -> None:
         self.model, self.batches, self.stages = model, batches, stages
         self.parametrization = parametrization
-        self.validate = distributed.any_of(any(batch.held_out for batch in batches))
+        self.validate = any(batch.held_out for batch in batches)
         self.width = max((len(stage.c) for stage in stages), default=1)
         self.lambdas: list[list[float]] = []
         self.zeroed: set[int] = set()

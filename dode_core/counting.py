@@ -19,6 +19,7 @@ from .integrate import Denoiser
 
 Progress = Callable[[int, int, Tensor], None]
 SAMPLES = "_dode_samples"  # the samples' own numbers ride along as one more argument per sample
+ALL_ROWS = "_dode_all_rows"  # how many rows the micro-batch has in all processes
 PROBE_SIGMA = 0.6  # the call nearest to it is repeated at the end: detail is decided about there
 PROBE_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}  # of kernels and batch sizes
 HALF_TOLERANCE = 5e-2
@@ -48,8 +49,8 @@ class CountingModel:
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         samples = extra_args.pop(SAMPLES, None)
+        self.evaluations += extra_args.pop(ALL_ROWS, len(x))
         denoised = self._evaluate(x, sigma, extra_args)
-        self.evaluations += len(x)
         if denoised.shape != x.shape:
             raise CalibrationError(
                 f"The model was given states of shape {tuple(x.shape)} and returned "
@@ -63,6 +64,9 @@ class CountingModel:
 
     def _evaluate(self, x: Tensor, sigma: Tensor, extra_args: Mapping[str, Any]) -> Tensor:
         """One call, or several on ever smaller parts where memory does not suffice."""
+        if not len(x):  # the other processes have all of this micro-batch
+            self.calls += 1
+            return x
         while self.most is None or self.most >= len(x):
             try:
                 denoised = self.model(x, sigma, **extra_args)
@@ -104,6 +108,8 @@ class CountingModel:
         self, x: Tensor, sigma: Tensor, extra_args: Mapping[str, Any], denoised: Tensor
     ) -> None:
         """Keep one sample of the first run's call that is nearest to PROBE_SIGMA."""
+        if not len(x):
+            return
         s = float(sigma[0])
         if s >= self._last_sigma:  # the first run is over
             self._last_sigma = -math.inf
@@ -116,11 +122,11 @@ class CountingModel:
 
     def check_unchanged(self) -> None:
         """Evaluate one remembered sample again. Raises when the model is no longer the same."""
+        self.evaluations += 1
         if self._probe is None:
             return
         x, sigma, args, before = self._probe
         after = self._evaluate(x, sigma, args)
-        self.evaluations += 1
         self._report(after)
         tolerance = PROBE_TOLERANCE.get(before.dtype, HALF_TOLERANCE)
         size = float(before.double().square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""One calibration over several processes: each runs its share of the samples.
+"""One calibration over several processes: each runs its share of every micro-batch.
 
     torchrun --nproc-per-node=N -m dode_core distill ...
 
@@ -14,7 +14,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from .errors import CalibrationError, NotFiniteError
 
 TIMEOUT_MINUTES = 30  # for the slowest process to reach the next exchange
 _WELL, _NOT_FINITE, _FAILED = 0, 1, 2
-_Item = TypeVar("_Item")
 
 
 class LostRankError(CalibrationError):
@@ -70,7 +68,7 @@ class _Group:
         padded[: len(own)] = torch.tensor(list(own), dtype=torch.float64)
         found = sorted({int(i) for row in self._all(padded) for i in row.tolist() if i >= 0})
         first = heard[heard[:, 0] == _NOT_FINITE][0]
-        error = NotFiniteError(float(first[2]), found, int(heard[:, 3].sum()))
+        error = NotFiniteError(float(first[2]), found, int(heard[:, 3].max()))
         error.told = True
         return error
 
@@ -122,15 +120,11 @@ def mine(values: Tensor, rows: int) -> Tensor:
     return values[start : start + rows]
 
 
-def share(items: Sequence[_Item]) -> list[_Item]:
-    """This process's contiguous part of a list; together they are the list."""
-    n, k = size(), rank()
-    return list(items[len(items) * k // n : len(items) * (k + 1) // n])
-
-
-def any_of(flag: bool) -> bool:
-    """Whether it is so in any process."""
-    return bool(total(torch.tensor(float(flag))) > 0)
+def share(part: slice) -> slice:
+    """This process's rows of a micro-batch: contiguous, maybe none; together they are all."""
+    n, k, rows = size(), rank(), part.stop - part.start
+    low, high = -(-rows * k // n), -(-rows * (k + 1) // n)  # rounded up: 0 has some
+    return slice(part.start + low, part.start + high)
 
 
 def agreed(error: NotFiniteError) -> NotFiniteError:

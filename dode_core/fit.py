@@ -6,7 +6,7 @@ lambda = argmin sum over samples || residual - sum_i lambda_i q_i ||^2
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Batch:
     goal: Goal
     final: Tensor
     held_out: bool
+    samples: int = field(init=False)  # of all processes
+
+    def __post_init__(self) -> None:
+        self.samples = int(distributed.total(torch.tensor(float(len(self.final)))))
 
 
 @dataclass
@@ -119,4 +123,4 @@ def flat(x: Tensor) -> Tensor:
     """(b, ...) to (b, n) in float64; on the CPU where the device has no float64 (MPS)."""
     if x.device.type == "mps":
         x = x.cpu()
-    return x.reshape(len(x), -1).double()
+    return x.flatten(1).double()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import distributed
 from .noise import from_line, to_line
 from .student import Row, Run, Student, robust_weights
 from .table import MAX_LAMBDA
@@ -62,15 +63,15 @@ class Jacobian:
     places: list[tuple[int, int]]
 
     def products(self, residual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(J'WJ, -J'Wr), summed sample by sample in float64."""
+        """(J'WJ, -J'Wr), summed sample by sample in float64, over all processes."""
         size = len(self.values)
         gram = torch.zeros(size, size, dtype=torch.float64)
         rhs = torch.zeros(size, dtype=torch.float64)
-        for b, weight in enumerate(weights.tolist()):
+        for b, weight in enumerate(distributed.mine(weights, len(residual)).tolist()):
             rows = self.values[:, b].double()
             gram += weight * (rows @ rows.T)
             rhs -= weight * (rows @ residual[b])
-        return gram, rhs
+        return distributed.total(gram), distributed.total(rhs)
 
     def correct(self, step: Tensor, scale: Tensor, change: Tensor) -> None:
         """Broyden's update: afterwards J step = change. Parameters are measured by ``scale``."""

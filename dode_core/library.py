@@ -19,6 +19,7 @@ from .errors import DodeError, TableError
 from .files import SUFFIX, load_tables, save_tables
 from .identity import Identity, marks
 from .names import inside
+from .presets import load_preset, read_index
 from .resolve import Resolution
 from .table import LambdaTable
 
@@ -56,7 +57,7 @@ class Library:
         """Every table file by its name for menus: root/path inside it. Fast: hosts ask often."""
         found: dict[str, Path] = {}
         for name, root in self.roots:
-            for file in table_files(root):
+            for file in preset_files(root) if root == os.fspath(PRESETS) else table_files(root):
                 found.setdefault(f"{name}/{Path(file).relative_to(root).as_posix()}", Path(file))
         return found
 
@@ -94,7 +95,6 @@ class Library:
         elif identity is None:
             raise TableError("A table of no known model needs a file name; give one.")
         else:
-        else:
             file = sidecar(identity.path) if identity.path else self.fallback_file(identity)
         tables_in(file)
         return file
@@ -125,6 +125,8 @@ class Library:
         files = [own] if own else []
         found = []
         for file in dict.fromkeys([*files, *self.listing().values()]):
+            if not may_serve(file, identity):
+                continue
             try:
                 tables = tables_in(file)
             except DodeError as error:
@@ -166,6 +168,24 @@ def best(
     file = next(each.file for each in stored if each.table is resolution.table)
     notes = ("", ", made with other LoRAs", ", made for another checkpoint: distil it again")
     return resolution, f" (from {file.name}{notes[trust(resolution.table)]})"
+
+
+def preset_files(root: str) -> list[str]:
+    """The presets that the index lists and that are there."""
+    try:
+        files = [os.path.join(root, preset.file) for preset in read_index(root)]
+    except DodeError as error:
+        logging.warning("D-ODE: presets are left out: %s", error)
+        return []
+    return [file for file in files if os.path.isfile(file)]
+
+
+def may_serve(file: Path, identity: Identity) -> bool:
+    """False for presets that the index knows to be for other checkpoints: they are not opened."""
+    if file.parent != PRESETS:
+        return True
+    known = [preset for preset in read_index(PRESETS) if preset.file == file.name]
+    return any(preset.serves(identity.fingerprint) for preset in known)
 
 
 def table_files(root: str) -> list[str]:
@@ -212,4 +232,9 @@ def tables_in(file: Path) -> list[LambdaTable]:
 
 @lru_cache(maxsize=64)
 def _load(path: str, _mtime: int, _size: int) -> tuple[LambdaTable, ...]:
-    return tuple(load_tables(path))
+    file = Path(path)
+    if file.parent == PRESETS:
+        for preset in read_index(PRESETS):
+            if preset.file == file.name:
+                return tuple(load_preset(PRESETS, preset))
+    return tuple(load_tables(file))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import distributed
 from .calibration import Calibration, held_out_count, listed, split
-from .counting import SAMPLES, CountingModel, Progress, has_rows
+from .counting import ALL_ROWS, SAMPLES, CountingModel, Progress, has_rows
 from .dense import (
     DENSE_LOW,
     DENSE_SOLVER,
@@ -88,8 +89,10 @@ class Session:
 
     def _state(self, part: slice) -> State:
         samples = len(self.x)
-        args = {k: v[part] if has_rows(v, samples) else v for k, v in self.extra_args.items()}
-        return State.begin(self.x[part], args, park=len(self.parts) > 1)
+        own = distributed.share(part)
+        args = {k: v[own] if has_rows(v, samples) else v for k, v in self.extra_args.items()}
+        args[ALL_ROWS] = part.stop - part.start
+        return State.begin(self.x[own], args, park=len(self.parts) > 1)
 
     def aligned(
         self,
@@ -111,7 +114,7 @@ class Session:
                 nodes = teacher.states(self.model, state, grid, self.parametrization)
                 goals = [nodes[stage.step] for stage in stages]
             else:
-                goals = list(targets[:, part])
+                goals = list(targets[:, distributed.share(part)])
             batches.append(listed(state, goals, self._held(part)))
         return batches
 
@@ -165,7 +168,7 @@ class Session:
         batches, low = self.dense(), self.trajectories[0].sigmas[-1]
         spent = (self.model.evaluations - self.counted) / len(self.x)
         how = solver, self.parametrization, columns, gain
-        left = budget - spent
+        left = budget - spent - 1 / len(self.x)  # which checks the model at the end
         found = learn(self.model, batches, self.trajectories, grid, *how, low, left, extra=starts)
         rows, errors = torch.tensor(found.run.lambdas, dtype=torch.float64), found.errors
         if not found.helps:

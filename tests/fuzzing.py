@@ -23,7 +23,7 @@ from problems import karras  # noqa: E402
 from tables import document, made_up, same  # noqa: E402
 
 import dode_core as dode  # noqa: E402
-from dode_core import checkpoint, names  # noqa: E402
+from dode_core import checkpoint, names, presets  # noqa: E402
 from dode_core.files import dump_tables, parse_tables  # noqa: E402
 from dode_core.resolve import resolve  # noqa: E402
 
@@ -377,14 +377,46 @@ def read_header(raw: bytes) -> str:
     return "valid"
 
 
+def index_bytes(rng: random.Random) -> bytes:
+    """A preset index, changed."""
+    entry = {
+        **{"file": "a.dode.json", "sha256": "0" * 64, "tables": 2, "model": "m", "note": ""},
+        **{"models": ["file:0"], "parametrization": "ve", "solvers": ["ddim"]},
+        **{"steps": [4, 5], "cfgs": [1.0, 7.0]},
+    }
+    other = entry | {"file": "b.dode.json"}
+    root: Any = {"format": presets.FORMAT, "version": 1, "presets": [entry, other]}
+    for _ in range(rng.choice([0, 1, 1, 2])):
+        if isinstance(root, dict):
+            _structured(rng, root)
+    raw = bytearray(json.dumps(root).encode("utf-8", "replace"))
+    if rng.random() < 0.3:
+        _bytes(rng, raw)
+    return bytes(raw)
+
+
+def read_index(raw: bytes) -> str:
+    """Presets with plain names, or our own error."""
+    try:
+        found = presets.parse_index(raw)
+    except dode.TableError as error:
+        _check_message(error, presets.INDEX)
+        return "refused"
+    for preset in found:
+        assert names.file_name(preset.file) == preset.file and preset.describe()
+        preset.serves("weights:1 file:0")
+    return "valid"
+
+
 Make, Use = Callable[[random.Random], Any], Callable[[Any], str]
 TARGETS: Mapping[str, tuple[Make, Use]] = {
     "tables": (table_bytes, read_tables),
     "resolver": (resolver_input, lambda args: _run(*args)),
     "names": (name_input, use_name),
     "headers": (header_input, read_header),
+    "index": (index_bytes, read_index),
 }
-SHARES = {"tables": 0.55, "resolver": 0.25, "names": 0.1, "headers": 0.1}
+SHARES = {"tables": 0.55, "resolver": 0.25, "names": 0.07, "headers": 0.06, "index": 0.07}
 
 
 def case(target: str, number: int) -> Any:

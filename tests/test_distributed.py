@@ -58,7 +58,7 @@ def test_the_same_table_as_one_process(case: str, ranks: int, made: dict[int, Pa
             *(b.samples_fit, b.samples_holdout, b.dropped, b.zeroed),
         )
         assert a.dropped == (2 if case == "bad sample" else 0)
-        assert a.dropped or a.evaluations == pytest.approx(b.evaluations, rel=0.2)
+        assert a.dropped or a.evaluations == b.evaluations
         assert a.errors and b.errors
         for name in ("plain_fit", "distilled_fit", "plain_holdout", "distilled_holdout"):
             assert getattr(a.errors, name) == pytest.approx(getattr(b.errors, name), rel=1e-9)
@@ -84,11 +84,14 @@ def test_a_process_that_fails(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_samples(tmp_path: Path) -> None:
-    command = ["-m", "dode_core", "distill", "--demo", "emoji_edm", "--steps", "4"]
-    done = torchrun(4, *command, "--samples", "4", "--out", "t.dode.json", folder=tmp_path)
-    assert done.returncode != 0
-    assert "3 samples to fit do not keep 4 processes busy" in done.stderr
-    assert not list(tmp_path.iterdir())
+    """Some have nothing to run; the table is the same."""
+    done = torchrun(4, SCRIPT, "few", folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (tmp_path / "four").mkdir()
+    (tmp_path / "few.dode.json").rename(tmp_path / "four" / "few.dode.json")
+    assert alone(SCRIPT, "few", folder=tmp_path).returncode == 0
+    four, one = (dode.LambdaTable.load(p / "few.dode.json") for p in (tmp_path / "four", tmp_path))
+    torch.testing.assert_close(four.lambdas, one.lambdas, rtol=1e-9, atol=1e-9)
 
 
 def test_the_command_under_torchrun(tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
 def test_alone_everything_is_the_identity() -> None:
     values = torch.arange(6.0).reshape(3, 2)
     assert distributed.gather(values) is values and distributed.total(values) is values
-    assert distributed.mine(values, 3) is values and distributed.share([1, 2, 3]) == [1, 2, 3]
+    assert distributed.mine(values, 3) is values and distributed.share(slice(2, 5)) == slice(2, 5)
     assert distributed.rank() == 0 and distributed.size() == 1
     with distributed.ranks():
         distributed.all_well()
