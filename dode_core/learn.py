@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .calibration import NEGLIGIBLE, CountingModel, start_size
+from .calibration import NEGLIGIBLE, start_size
+from .counting import CountingModel
 from .dense import Trajectory
 from .errors import Enough
 from .fit import Batch
