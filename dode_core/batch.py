@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from . import distributed
 from .calibration import held_out_count
-from .counting import Progress
+from .counting import Progress, free_memory
 from .distill import distill_many
 from .files import load_tables, save_tables
 from .loading import Loaded
@@ -122,7 +121,7 @@ def _is_there(
     return False
 
 
-def free(loaded: Loaded) -> None:
-    """Let the next checkpoint have the memory."""
-    if loaded.device.startswith("cuda"):
-        torch.cuda.empty_cache()
+def free_checkpoint() -> None:
+    """Let the next checkpoint have the memory of the last, to which nothing refers any more."""
+    gc.collect()
+    free_memory()

@@ -60,33 +60,40 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Every checkpoint in turn; one that fails does not keep the others from being done."""
     from .. import distributed
-    from ..batch import distil_checkpoint, free
-    from ..loading import load
+    from ..batch import free_checkpoint
 
     sources, plan, wanted = _read(args)
     failed = []
     with distributed.ranks(args.backend):
         for i, source in enumerate(sources):
-            began = time.monotonic()
             try:
-                loaded = load(source, wanted)
-                file = Path(args.out) if args.out else loaded.file
-                with Bar(f"[{i + 1}/{len(sources)}] {loaded.name}") as bar:
-                    made, there = distil_checkpoint(loaded, plan, file, bar.progress)
-                seconds = time.monotonic() - began
-                _say(f"{file}: {len(made)} tables made, {there} were there ({seconds:.0f} s)")
-                for table in made:
-                    _say(f"  {table.describe()}")
-                free(loaded)
+                _one(f"[{i + 1}/{len(sources)}] ", source, plan, wanted, args.out)
             except DodeError as error:
                 if len(sources) == 1 or distributed.size() > 1:
                     raise
                 failed.append(source)
                 print(f"error: {source}: {error}", file=sys.stderr)
+            free_checkpoint()
     if failed:
         raise CalibrationError(
             f"{len(failed)} of {len(sources)} checkpoints failed, see above: {', '.join(failed)}."
         )
+
+
+def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> None:
+    """Load, distil, save and report one checkpoint."""
+    from ..batch import distil_checkpoint
+    from ..loading import load
+
+    began = time.monotonic()
+    loaded = load(source, wanted)
+    file = Path(out) if out else loaded.file
+    with Bar(label + loaded.name) as bar:
+        made, there = distil_checkpoint(loaded, plan, file, bar.progress)
+    seconds = time.monotonic() - began
+    _say(f"{file}: {len(made)} tables made, {there} were there ({seconds:.0f} s)")
+    for table in made:
+        _say(f"  {table.describe()}")
 
 
 def _read(args: argparse.Namespace) -> tuple[list[str], Any, Any]:
