@@ -52,7 +52,13 @@ def _acquire(path: Path, lock: Path) -> int | None:
     """The open lock file, locked; None where the file system has no locks."""
     deadline = time.monotonic() + SECONDS
     while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except PermissionError:  # Windows: the last holder's file is just being removed
+            if os.name != "nt" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+            continue
         try:
             held = _try_lock(handle)
             # Whoever held it before has removed the file: what is locked is a file without a name.
