@@ -1,8 +1,8 @@
 """Hostile input, a million cases and more: every one is a valid table or our own error.
 
-``python dev.py bench fuzz [--cases N] [--atheris N]``: cases by number (tests/fuzzing.py says how
-they are made, and runs one again), then coverage-guided ones by atheris where it is installed. An
-interrupted run keeps its report; a run of more cases goes on where the last one stopped.
+``python dev.py bench fuzz [--cases N] [--jobs N] [--atheris N]``: cases by number (tests/fuzzing.py
+says how they are made, and runs one again), then coverage-guided ones by atheris where it is
+installed. An interrupted run keeps its report; a run of more cases goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import re
 import resource
 import subprocess
@@ -30,16 +31,16 @@ from .common import RESULTS, ROOT, write_result
 
 CASES, GUIDED = 1_000_000, 200_000
 EVERY = 20_000  # cases between two reports
-MEMORY_MIB = 64  # growth of the whole process over its first cases
 
 
 def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python dev.py bench fuzz")
     parser.add_argument("--cases", type=int, default=CASES)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--atheris", type=int, default=GUIDED)
     options = parser.parse_args(arguments)
     report = _previous()
-    by_number(options.cases, report)
+    by_number(options.cases, options.jobs, report)
     if options.atheris:
         report["guided"] = guided(options.atheris)
     write_result("fuzz", report)
@@ -66,34 +67,53 @@ def _version() -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def by_number(cases: int, report: dict[str, Any]) -> None:
+def by_number(cases: int, jobs: int, report: dict[str, Any]) -> None:
     """Cases 0 to N of every target in its share; findings are kept with their numbers."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    import fuzzing
-
-    base = 0
-    for first in tqdm(range(report["cases"], cases, EVERY), desc="fuzz", unit="block"):
-        began = time.monotonic()
-        for target, share in fuzzing.SHARES.items():
-            outcomes: Counter[str] = Counter(report["outcomes"].get(target, {}))
-            for number in range(round(first * share), round(min(first + EVERY, cases) * share)):
-                try:
-                    outcomes[fuzzing.run_case(target, number)] += 1
-                except Exception as error:
-                    outcomes["finding"] += 1
-                    finding = {"target": target, "case": number, "error": repr(error)[:300]}
-                    report["findings"] = [*report["findings"], finding][:100]
-            report["outcomes"][target] = dict(outcomes)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        base = base or peak  # after one block: everything is imported, every solver has run
-        report["cases"] = min(first + EVERY, cases)
-        report["seconds"] += time.monotonic() - began
-        report["memory_growth_mib"] = max(report.get("memory_growth_mib", 0), peak - base)
-        with contextlib.redirect_stdout(io.StringIO()):
-            write_result("fuzz", report)
+    blocks = [(n, min(n + EVERY, cases)) for n in range(report["cases"], cases, EVERY)]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        found = pool.imap(run_block, blocks)
+        for (_, last), done in zip(blocks, tqdm(found, total=len(blocks)), strict=True):
+            for target, outcomes in done["outcomes"].items():
+                known = Counter(report["outcomes"].get(target, {}))
+                report["outcomes"][target] = dict(known + outcomes)
+            report["findings"] = [*report["findings"], *done["findings"]][:100]
+            report["cases"] = last
+            report["seconds"] += done["seconds"]
+            growth = max(report.get("memory_growth_mib", 0), done["memory_growth_mib"])
+            report["memory_growth_mib"] = growth
+            with contextlib.redirect_stdout(io.StringIO()):
+                write_result("fuzz", report)
     print(json.dumps({key: report[key] for key in ("cases", "outcomes", "memory_growth_mib")}))
     for finding in report["findings"]:
         print("FINDING", finding)
+
+
+_base = 0  # MiB of a worker after its first block: everything is imported, every solver has run
+
+
+def run_block(block: tuple[int, int]) -> dict[str, Any]:
+    """One block of cases; what became of them."""
+    global _base
+    sys.path.insert(0, str(ROOT / "tests"))
+    import fuzzing
+
+    began = time.monotonic()
+    findings: list[dict[str, Any]] = []
+    counts: dict[str, Counter[str]] = {}
+    for target, share in fuzzing.SHARES.items():
+        counts[target] = Counter()
+        for number in range(round(block[0] * share), round(block[1] * share)):
+            try:
+                counts[target][fuzzing.run_case(target, number)] += 1
+            except Exception as error:
+                counts[target]["finding"] += 1
+                error_text = repr(error)[:300]
+                findings.append({"target": target, "case": number, "error": error_text})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    _base = _base or peak
+    seconds = time.monotonic() - began
+    found = {"outcomes": counts, "findings": findings[:100], "seconds": seconds}
+    return {**found, "memory_growth_mib": peak - _base}
 
 
 GUIDED_CODE = """

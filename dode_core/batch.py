@@ -32,7 +32,7 @@ class Plan:
     columns: int = 1
     gain: bool = False
     learn_sigmas: bool = False
-    budget: int = 300
+    budget: float | None = None
     again: bool = False
 
 

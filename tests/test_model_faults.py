@@ -76,16 +76,14 @@ OUT = [
 def test_out_of_memory_makes_smaller_parts(
     setting: str, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same table, after 8, 4 and then 2 at a time, wherever memory ran out."""
+    """The same table, with 2 at a time or fewer from where memory ran out."""
     options = SETTINGS[setting] | {"extra_args": {"row": torch.arange(12.0), "scale": 2.0}}
     model, free = Small(2, error, begin=9), Wrapped()
     with caplog.at_level(logging.WARNING, "dode"):
         table = dode.distill(model, noise(12), karras(5), **options)
-    assert [record.getMessage()[-16:] for record in caplog.records][:2] == [
-        "now 4 at a time.",
-        "now 2 at a time.",
-    ]
-    assert max(model.sizes[-20:]) == 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages and all(m.startswith("D-ODE: out of memory, now ") for m in messages)
+    assert max(model.sizes[:9]) > 2 and max(model.sizes[-20:]) <= 2
     whole = dode.distill(free, noise(12), karras(5), **options)
     torch.testing.assert_close(table.lambdas, whole.lambdas, rtol=1e-9, atol=1e-9)
     assert table.evaluations == whole.evaluations

@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     table.add_argument("--columns", type=int, default=1, help="past differences, 1 to 3")
     table.add_argument("--gain", action="store_true", help="fit a gain as well")
     table.add_argument("--learn-sigmas", action="store_true", help="move the sigmas too")
-    table.add_argument("--budget", type=int, default=300, help="evaluations a sample at most")
+    table.add_argument("--budget", type=float, help="evaluations a sample, all tables together")
     table.add_argument("--out", metavar="FILE", help="where to save (default: beside each)")
     table.add_argument("--again", action="store_true", help="make tables anew that are there")
     work = one.add_argument_group("work")
