@@ -146,12 +146,15 @@ def random_table(solver: str, sigmas: Tensor) -> dode.LambdaTable:
 
 
 def interleaved(runs: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, taken in turn so that drift hits all alike."""
+    """Median processor seconds of each, taken in turn so that drift hits all alike.
+
+    On one thread that is the time it takes; what other programs take from the machine is left out.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 3):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began = time.process_time()
             run()
             if round_number >= 3:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.process_time() - began)
     return {name: statistics.median(values) for name, values in times.items()}
