@@ -7,9 +7,12 @@ import importlib
 import sys
 
 NAMES = {
-    "overhead": "sampler time per step against ComfyUI's own ipndm, model excluded",
+    "overhead": "sampler time per step and memory against ComfyUI's own ipndm",
+    "cost": "FLOPs of SD 1.5, SDXL, SD 3.5 and Flux, and calibration minutes on paper",
+    "gpu": "on a CUDA device: synchronisations, time and memory with an SDXL-shaped network",
     "calibration": "model evaluations per table and held-out error, against the paper's teacher",
     "startup": "what importing the pack costs",
+    "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
     "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }

@@ -1,4 +1,4 @@
-"""Command line: ``python -m dode_core inspect FILE | plot FILE | demo``."""
+"""Command line: ``python -m dode_core inspect | plot | distill | presets | demo``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .commands import distill, presets
 from .errors import DodeError
 
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.add_argument("file")
     one.add_argument("--out", help="name of the PNG (default: the file's, in this folder)")
     one.set_defaults(run=plot)
+    distill.add(commands)
+    presets.add(commands)
     one = commands.add_parser("demo", help="distil and compare on the embedded emoji model")
     one.add_argument("--out", default="demo_output", help="folder for the results")
     one.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
@@ -89,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
     except BrokenPipeError:  # "| head": nobody reads on
         sys.stdout = None
+    except KeyboardInterrupt:
+        print("stopped; what was not saved yet is left as it was", file=sys.stderr)
+        return 130
     except DodeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CalibrationError
 from .fit import Batch, Products, flat, stage_products
 from .integrate import Choose, Denoiser, State, complete, no_lambdas, plain, update
@@ -16,39 +17,9 @@ from .solvers import Stage
 from .table import MAX_LAMBDA as TABLE_LIMIT
 from .table import Errors
 
-Progress = Callable[[int, int, Tensor], None]
 MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
 NEGLIGIBLE = 1e-7  # plain errors below this, relative to the noise, leave nothing to learn
 _RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
-
-
-class CountingModel:
-    """The denoiser with its calls counted and reported; raising from progress stops everything."""
-
-    def __init__(self, model: Denoiser, progress: Progress | None, total: int) -> None:
-        self.model, self.progress, self.total = model, progress, total
-        self.calls = self.evaluations = 0
-        self.newest: Tensor | None = None
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        denoised = self.model(x, sigma, **extra_args)
-        self.calls += 1
-        self.evaluations += len(x)
-        self.newest = denoised
-        if not denoised.isfinite().all():
-            raise CalibrationError(
-                f"The model's output is not finite at sigma {float(sigma[0]):g}; check its "
-                "precision (an fp16 overflow?) or use other calibration noise."
-            )
-        if self.progress is not None:
-            self.progress(self.calls, max(self.total, self.calls), denoised)
-        return denoised
-
-    def finish(self) -> None:
-        """Report the end: calls that were reserved and not needed count as done."""
-        if self.progress is not None and self.newest is not None:
-            total = max(self.total, self.calls)
-            self.progress(total, total, self.newest)
 
 
 class Calibration:
@@ -169,10 +140,12 @@ class Calibration:
     ) -> tuple[float, float]:
         """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
         squares: dict[bool, list[float]] = {False: [], True: []}
-        for state, batch in zip(finals, batches or self.batches, strict=True):
+        for state, batch in zip(finals, self.batches if batches is None else batches, strict=True):
             distance = flat(state.x - batch.final).square().mean(1)
             squares[batch.held_out] += distance.tolist()
-        means = [math.fsum(v) / len(v) if v else 0.0 for v in (squares[False], squares[True])]
+        rows = [torch.tensor(v, dtype=torch.float64) for v in (squares[False], squares[True])]
+        every = [distributed.gather(row).tolist() for row in rows]
+        means = [math.fsum(v) / len(v) if v else 0.0 for v in every]
         if not all(map(math.isfinite, means)):
             raise CalibrationError(
                 "The final states are not finite; check the model's precision (an fp16 overflow?)."
@@ -183,7 +156,7 @@ class Calibration:
 def start_size(batches: Sequence[Batch]) -> float:
     """RMS of the starting noise, over all elements."""
     squares = torch.cat([flat(batch.state.x).square().mean(1) for batch in batches])
-    return math.sqrt(float(squares.mean()))
+    return math.sqrt(float(distributed.gather(squares.cpu()).mean()))
 
 
 def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:

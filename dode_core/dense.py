@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CalibrationError
 from .integrate import Denoiser, State, complete, plain
 from .solvers import Stage, get_solver
@@ -116,8 +117,8 @@ def euler_costs(trajectories: Sequence[Trajectory]) -> Tensor:
                 ratio = (sigmas[j] - sigmas[i]) / sigmas[i]
                 step = torch.add(states[i], trajectory.slope[i], alpha=ratio)
                 costs[i, j] += (step - states[j]).double().square().sum().cpu()
-    samples = sum(len(trajectory.final) for trajectory in trajectories)
-    return costs / samples
+    samples = torch.tensor(float(sum(len(trajectory.final) for trajectory in trajectories)))
+    return distributed.total(costs) / distributed.total(samples)
 
 
 def choose_nodes(

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import Progress
+from . import distributed
+from .counting import Progress
 from .dense import DENSE_STEPS
+from .dropping import dropping_samples
 from .errors import CalibrationError
 from .integrate import Denoiser
 from .learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
@@ -29,6 +31,7 @@ from .teacher import Teacher
 
 
 @torch.no_grad()
+@dropping_samples
 def distill(
     model: Denoiser,
     x: Tensor,
@@ -74,7 +77,7 @@ def distill(
     Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
     """
     grid = check_sigmas(sigmas)
-    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size
+    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
     session = Session(model, x, grid, extra_args, holdout, progress, parametrization, batch_size)
     stages = session.stages(grid, solver, columns, gain)
     teacher = teacher or Teacher()
@@ -96,6 +99,7 @@ def distill(
 
 
 @torch.no_grad()
+@dropping_samples
 def distill_many(
     model: Denoiser,
     x: Tensor,
@@ -129,7 +133,7 @@ def distill_many(
         )
     for grid in checked:
         _check_descending(grid)
-    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size
+    batch_size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
     finest = min(checked, key=lambda grid: min(s for s in grid if s))
     session = Session(model, x, finest, extra_args, holdout, progress, parametrization, batch_size)
     jobs = [

@@ -25,3 +25,15 @@ class Enough(Exception):
     Learning sigmas ends there and keeps what it has; anything earlier, or a calibration that has
     no table yet, ends with this exception, as it would with any other.
     """
+
+
+class NotFiniteError(CalibrationError):
+    """The model's output is not finite for some samples; the calibration goes on without them."""
+
+    def __init__(self, sigma: float, samples: list[int], evaluations: int) -> None:
+        super().__init__(
+            f"The model's output is not finite at sigma {sigma:g}; check its precision (an fp16 "
+            "overflow?) or use other calibration noise."
+        )
+        self.sigma, self.samples, self.evaluations = sigma, samples, evaluations
+        self.told = False  # whether all processes of a distributed run know of it

@@ -6,11 +6,12 @@ lambda = argmin sum over samples || residual - sum_i lambda_i q_i ||^2
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CalibrationError
 from .integrate import State, direction, update
 from .solvers import Stage
@@ -29,6 +30,10 @@ class Batch:
     goal: Goal
     final: Tensor
     held_out: bool
+    samples: int = field(init=False)  # of all processes
+
+    def __post_init__(self) -> None:
+        self.samples = int(distributed.total(torch.tensor(float(len(self.final)))))
 
 
 @dataclass
@@ -94,9 +99,13 @@ def stage_products(
         rounding = 4 * torch.finfo(state.x.dtype).eps
         products = (q @ q.mT, (q @ residual[:, :, None])[:, :, 0], size)
         gram, rhs, size = (value.cpu() for value in products)
-        held_out = torch.full((len(q),), batch.held_out)
-        parts.append((gram, rhs, size * (rounding * reach) ** 2, held_out))
-    gram, rhs, noise, held_out = (torch.cat(column) for column in zip(*parts, strict=True))
+        held = torch.full((len(q), 1), float(batch.held_out), dtype=torch.float64)
+        parts.append((gram, rhs, size * (rounding * reach) ** 2, held))
+    n = len(rows)
+    parts = [torch.cat([g.flatten(1), *rest], 1) for g, *rest in parts]  # one exchange, not four
+    packed = distributed.gather(torch.cat(parts))
+    gram, rhs, noise, held = packed.split([n * n, n, n, 1], 1)
+    gram, held_out = gram.reshape(-1, n, n), held[:, 0] > 0
     if not (gram.isfinite().all() and rhs.isfinite().all()):
         raise CalibrationError(
             f"The states are not finite at sigma {stage.sigma:g}; check the model's precision (an "
@@ -114,4 +123,4 @@ def flat(x: Tensor) -> Tensor:
     """(b, ...) to (b, n) in float64; on the CPU where the device has no float64 (MPS)."""
     if x.device.type == "mps":
         x = x.cpu()
-    return x.reshape(len(x), -1).double()
+    return x.flatten(1).double()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import distributed
 from .noise import from_line, to_line
 from .student import Row, Run, Student, robust_weights
 from .table import MAX_LAMBDA
@@ -63,15 +64,15 @@ class Jacobian:
     places: list[tuple[int, int]]
 
     def products(self, residual: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(J'WJ, -J'Wr), summed sample by sample in float64."""
+        """(J'WJ, -J'Wr), summed sample by sample in float64, over all processes."""
         size = len(self.values)
         gram = torch.zeros(size, size, dtype=torch.float64)
         rhs = torch.zeros(size, dtype=torch.float64)
-        for b, weight in enumerate(weights.tolist()):
+        for b, weight in enumerate(distributed.mine(weights, len(residual)).tolist()):
             rows = self.values[:, b].double()
             gram += weight * (rows @ rows.T)
             rhs -= weight * (rows @ residual[b])
-        return gram, rhs
+        return distributed.total(gram), distributed.total(rhs)
 
     def correct(self, step: Tensor, scale: Tensor, change: Tensor) -> None:
         """Broyden's update: afterwards J step = change. Parameters are measured by ``scale``."""
@@ -125,7 +126,7 @@ def improve(student: Student, run: Run, low: float, steps: int) -> Run | None:
     sigma goes below ``low``.
     """
     residual = student.path(run)
-    weights = robust_weights(residual.square().mean(1))
+    weights = robust_weights(squares(residual))
     error = size(residual, weights)
     jacobian = differences(student, run)
     dampings: Sequence[float] = DAMPINGS
@@ -158,9 +159,14 @@ def improve(student: Student, run: Run, low: float, steps: int) -> Run | None:
     return best
 
 
+def squares(residual: Tensor) -> Tensor:
+    """Mean squares of residuals (this process's samples, elements), for all processes' samples."""
+    return distributed.gather(residual.square().mean(1))
+
+
 def size(residual: Tensor, weights: Tensor) -> float:
-    """RMS of residuals (samples, elements) with a weight for every sample."""
-    return math.sqrt(float((residual.square().mean(1) * weights).mean()))
+    """RMS of residuals with a weight for every sample of all processes."""
+    return math.sqrt(float((squares(residual) * weights).mean()))
 
 
 def _stepped(

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
-from .calibration import NEGLIGIBLE, CountingModel, start_size
+from .calibration import NEGLIGIBLE, start_size
+from .counting import CountingModel
 from .dense import Trajectory
 from .errors import Enough
 from .fit import Batch
@@ -91,7 +93,7 @@ class Learner:
     ) -> None:
         fit = [batch for batch in self.batches if not batch.held_out]
         stages = len(found[0].stages)
-        scouts = self.student(fit[:1])
+        scouts = self.student(fit[: _groups(fit)[0]])
         trials = STARTS_SHARE * self.left / (stages * scouts.samples)
         known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
         starts = rank_starts(scouts, known, sigmas, extra, self.low, trials)
@@ -110,16 +112,26 @@ class Learner:
         """One round on as many fit samples as the budget pays for, run again on all; or None."""
         n = len(run.stages)
         left = self.left - n * everyone.samples
-        count = len(fit)
-        while count and left < self.student(fit[:count]).samples * (jacobian_cost(run) + 2 * n):
-            count -= 1
-        if not count:
+        each = jacobian_cost(run) + 2 * n
+        affordable = [k for k in _groups(fit) if left >= self.student(fit[:k]).samples * each]
+        if not affordable:
             return None
+        count = affordable[-1]
         learners = self.student(fit[:count])
         room = left / learners.samples - jacobian_cost(run)
         base = run.part(count)  # fit samples come first
         best = improve(learners, base, self.low, int(room / n) - 1)
         return None if best is None else everyone.run(best.sigmas, best.lambdas)
+
+
+def _groups(batches: Sequence[Batch]) -> list[int]:
+    """How many micro-batches make the first group of SCOUTS samples, the first two, and so on.
+
+    Learning goes by groups, so that it does not depend on the size of micro-batches.
+    """
+    ends = list(accumulate(batch.samples for batch in batches))
+    found = [k for k, end in enumerate(ends, 1) if end % SCOUTS < batches[k - 1].samples]
+    return found if found and found[-1] == len(ends) else [*found, len(ends)]
 
 
 def learn(

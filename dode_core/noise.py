@@ -71,12 +71,17 @@ def check_sigmas(sigmas: Any) -> tuple[float, ...]:
     A tensor is read with one transfer. Ascending grids (unsampling) are allowed. Raises
     :class:`SigmasError`.
     """
-    values = sigmas.tolist() if hasattr(sigmas, "tolist") else list(sigmas)
-    if not isinstance(values, list) or any(isinstance(value, list) for value in values):
-        raise SigmasError("sigmas must be a list of numbers (1-D); flatten it first.")
-    if not 1 <= len(values) <= MAX_SIGMAS:
-        raise SigmasError(f"{len(values)} sigmas given; use 1 to {MAX_SIGMAS}.")
-    grid = tuple(float(value) for value in values)
+    try:
+        values = sigmas.tolist() if hasattr(sigmas, "tolist") else list(sigmas)
+        if not 1 <= len(values) <= MAX_SIGMAS:
+            raise SigmasError(f"{len(values)} sigmas given; use 1 to {MAX_SIGMAS}.")
+        if any(isinstance(value, str | bytes) for value in values):
+            raise TypeError
+        grid = tuple(float(value) for value in values)
+    except SigmasError:
+        raise
+    except (TypeError, ValueError, OverflowError):
+        raise SigmasError("sigmas must be a list of numbers (1-D); flatten it first.") from None
     for i, sigma in enumerate(grid):
         if not (sigma == 0 or MIN_SIGMA <= sigma <= MAX_SIGMA):  # false for NaN as well
             raise SigmasError(

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calibration import Calibration, CountingModel, Progress, held_out_count, listed, split
+from . import distributed
+from .calibration import Calibration, held_out_count, listed, split
+from .counting import ALL_ROWS, SAMPLES, CountingModel, Progress, has_rows
 from .dense import (
     DENSE_LOW,
     DENSE_SOLVER,
@@ -46,11 +48,13 @@ class Session:
         batch_size: int,
     ) -> None:
         _check(x, grid, holdout, batch_size)
-        self.x, self.grid, self.extra_args = x, grid, extra_args or {}
+        self.x, self.grid = x, grid
+        self.extra_args = {**(extra_args or {}), SAMPLES: torch.arange(len(x))}
         self.parametrization = parametrization or infer_parametrization(model, grid)
         self.held_out = held_out_count(len(x), holdout)
         self.parts = split(len(x), self.held_out, batch_size)
-        self.model = CountingModel(model, progress, 0)
+        rows = frozenset(k for k, v in self.extra_args.items() if has_rows(v, len(x)))
+        self.model = CountingModel(model, progress, 0, rows - {SAMPLES})
         self.dense_name = f"{DENSE_SOLVER} {DENSE_STEPS} dense"
         self.counted = 0
 
@@ -84,8 +88,11 @@ class Session:
         return part.start >= len(self.x) - self.held_out
 
     def _state(self, part: slice) -> State:
-        args = {key: _rows(value, part, len(self.x)) for key, value in self.extra_args.items()}
-        return State.begin(self.x[part], args, park=len(self.parts) > 1)
+        samples = len(self.x)
+        own = distributed.share(part)
+        args = {k: v[own] if has_rows(v, samples) else v for k, v in self.extra_args.items()}
+        args[ALL_ROWS] = part.stop - part.start
+        return State.begin(self.x[own], args, park=len(self.parts) > 1)
 
     def aligned(
         self,
@@ -107,7 +114,7 @@ class Session:
                 nodes = teacher.states(self.model, state, grid, self.parametrization)
                 goals = [nodes[stage.step] for stage in stages]
             else:
-                goals = list(targets[:, part])
+                goals = list(targets[:, distributed.share(part)])
             batches.append(listed(state, goals, self._held(part)))
         return batches
 
@@ -161,7 +168,7 @@ class Session:
         batches, low = self.dense(), self.trajectories[0].sigmas[-1]
         spent = (self.model.evaluations - self.counted) / len(self.x)
         how = solver, self.parametrization, columns, gain
-        left = budget - spent
+        left = budget - spent - 1 / len(self.x)  # which checks the model at the end
         found = learn(self.model, batches, self.trajectories, grid, *how, low, left, extra=starts)
         rows, errors = torch.tensor(found.run.lambdas, dtype=torch.float64), found.errors
         if not found.helps:
@@ -185,6 +192,7 @@ class Session:
         zeroed: tuple[int, ...] = (),
         learned: bool = False,
     ) -> LambdaTable:
+        self.model.check_unchanged()
         evaluations, self.counted = self.model.evaluations - self.counted, self.model.evaluations
         return LambdaTable(
             solver=solver,
@@ -207,13 +215,6 @@ class Session:
 def dense_goal(trajectory: Trajectory) -> Callable[[int, Stage], Tensor]:
     """The teacher's state wherever a stage lands."""
     return lambda k, stage: trajectory.at(stage.sigma_next)
-
-
-def _rows(value: Any, part: slice, samples: int) -> Any:
-    """A sample's share of an extra argument: rows of a tensor with one row per sample."""
-    if isinstance(value, Tensor) and value.ndim and len(value) == samples:
-        return value[part]
-    return value
 
 
 def _check(x: Tensor, grid: Sequence[float], holdout: float, batch_size: int) -> None:

@@ -1,5 +1,7 @@
 """Solvers as tables of numbers: a function from a sigma grid to a list of affine stages.
 
+A new solver is a function here and a line in SOLVERS; what stages are is in stages.py.
+
 One stage per model evaluation k, newest output first:
 
     x_next = start * x_start + here * x + sum_j b_j m_j + sum_i lambda_i sum_j c_ij m_j
@@ -13,149 +15,18 @@ Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 
 from .errors import DodeError
-from .noise import DEFAULT_TIME, PARAMETRIZATIONS, TIME_MAPS, check_sigmas, log_snr
+from .stages import MAX_COLUMNS, Grid, Row, Solver, Stage
 
-Row = tuple[float, ...]
-MAX_COLUMNS = 3
+__all__ = ["MAX_COLUMNS", "SOLVERS", "Grid", "Row", "Solver", "Stage", "get_solver"]
+
 _CLOSE_LOG = 1e-4  # DEIS: nodes that differ by rounding only would get weights of 1e7
 _SAME_LOG = 1e-9  # closer in log sigma than this, or turning back: no divided differences
-_TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One model evaluation and the affine update that follows it.
-
-    ``step`` numbers the interval of the grid, for callbacks: the state lands at ``sigma_next``,
-    node step + 1. ``sigma_start`` is where the step began; the model is evaluated at ``sigma``.
-    ``role`` tells stages apart that do different jobs (predictor, corrector).
-    ``adams_bashforth`` is the lambda that turns a first-order base into variable-step
-    Adams-Bashforth 2, None where the base is not first order.
-    """
-
-    step: int
-    sigma_start: float
-    sigma: float
-    sigma_next: float
-    output: str
-    start: float
-    here: float
-    b: Row
-    c: tuple[Row, ...]
-    role: str = ""
-    adams_bashforth: float | None = None
-    gain: bool = False
-
-    def __post_init__(self) -> None:
-        states = self.start + self.here
-        noise = self.start * self.sigma_start + self.here * self.sigma
-        if self.output == "eps":  # a straight path x0 + sigma * m is followed exactly
-            errors = [states - 1, noise + sum(self.b) - self.sigma_next]
-        else:  # so is x0 + sigma * eps when the denoiser returns x0
-            errors = [states + sum(self.b) - 1, noise - self.sigma_next]
-        differences = self.c[:-1] if self.gain else self.c
-        errors += [sum(row) for row in differences]
-        sizes = [abs(v) for row in (self.b, *self.c) for v in row]
-        scale = max([1.0, self.sigma_start, self.sigma, *sizes])
-        if not all(abs(error) <= _TOLERANCE * scale for error in errors):
-            raise DodeError(
-                f"The stage at sigma {self.sigma:g} to {self.sigma_next:g} has inconsistent rows "
-                f"(residuals {errors}); this is a bug in the solver that built it."
-            )
-
-    @property
-    def starts_step(self) -> bool:
-        """Whether the state this stage is evaluated at begins a new step."""
-        return self.start == 0
-
-    @property
-    def history(self) -> int:
-        """How many outputs, the newest included, this stage reads."""
-        return max(len(row) for row in (self.b, *self.c))
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What a solver may know: the sigmas, the parametrisation and the model's time."""
-
-    sigmas: tuple[float, ...]
-    parametrization: str
-    time: Callable[[float], float]
-
-    def log_snr(self, i: int) -> float:
-        return log_snr(self.sigmas[i], self.parametrization)
-
-
-Build = Callable[[Grid], list[Stage]]
-
-
-@dataclass(frozen=True)
-class Solver:
-    """A solver: ``stages(sigmas)`` turns a grid into coefficients, and is all there is to it.
-
-    ``output`` is what it extrapolates: ``eps`` or ``denoised``. ``evaluations(n)`` counts model
-    calls for n steps on a grid that ends at 0.
-    """
-
-    name: str
-    label: str
-    summary: str
-    output: str
-    build: Build
-
-    def stages(
-        self,
-        sigmas: Sequence[float],
-        parametrization: str = "ve",
-        *,
-        columns: int = 1,
-        gain: bool = False,
-        time: str | Callable[[float], float] | None = None,
-    ) -> list[Stage]:
-        """The stages of one run; none for a single sigma.
-
-        columns = 1 is the paper's correction; 2 and 3 are differences of successive outputs;
-        ``gain`` adds the newest output itself as the last column. ``time`` maps sigma to the
-        model's time (``deis`` only): a name of ``TIME_MAPS`` or a function.
-        """
-        if parametrization not in PARAMETRIZATIONS:
-            raise DodeError(
-                f"Parametrisation {parametrization!r} is unknown; use one of {PARAMETRIZATIONS}."
-            )
-        if not 1 <= columns <= MAX_COLUMNS:
-            raise DodeError(f"columns is {columns}; use 1 to {MAX_COLUMNS}.")
-        if not callable(time):
-            time = TIME_MAPS[time or DEFAULT_TIME[parametrization]]
-        stages = self.build(Grid(check_sigmas(sigmas), parametrization, time))
-        if columns == 1 and not gain:
-            return stages
-        guess = self.output == "eps"
-        return [_widen(s, k + 1 + guess, columns, gain) for k, s in enumerate(stages)]
-
-    def evaluations(self, steps: int) -> int:
-        """Model evaluations that ``steps`` steps cost, on a grid that ends at 0."""
-        return len(self.build(Grid((*range(steps, 0, -1), 0), "ve", float)))
-
-
-def _widen(stage: Stage, available: int, columns: int, gain: bool) -> Stage:
-    """The same stage with difference columns (and a gain) instead of the paper's one direction.
-
-    Every column is scaled by the newest output's own coefficient, so that lambdas stay
-    dimensionless. Columns that lack history are empty rows.
-    """
-    scale = stage.b[0]
-    rows = stage.c if columns == 1 else ()
-    if columns > 1:
-        rows = tuple(
-            (0.0,) * j + (scale, -scale) if j + 2 <= available else () for j in range(columns)
-        )
-    return replace(stage, c=rows + ((scale,),), gain=True) if gain else replace(stage, c=rows)
 
 
 def _multistep(grid: Grid, i: int, b: Row, c: Row, role: str, ab: float | None = None) -> Stage:
@@ -222,13 +93,18 @@ def ipndm(grid: Grid) -> list[Stage]:
     return _extrapolated(grid, lambda i: _ADAMS_BASHFORTH[min(i, 3)])
 
 
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(48)
+
+
 def deis(grid: Grid, order: int = 3) -> list[Stage]:
     """tAB-DEIS: x + sum_j C_kj eps_{k-j}, C_kj = integral of Lagrange basis in time d sigma.
 
     Zhang and Chen 2023, arXiv 2204.13902, equation 15. The integral runs over log sigma by
     Gauss-Legendre quadrature, exact to rounding for the smooth time maps.
     """
-    points, weights = np.polynomial.legendre.leggauss(48)
+    points, weights = _quadrature()
 
     def mean(i: int) -> Row:
         s, t = grid.sigmas[i], grid.sigmas[i + 1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from . import distributed
 from .fit import Batch, flat, stage_products
 from .integrate import Denoiser, State, complete, plain, update
 from .solvers import Stage, get_solver
@@ -50,7 +51,7 @@ class Student:
         self.solver, self.parametrization = get_solver(solver), parametrization
         self.columns, self.gain = columns, gain
         self.width = columns + gain
-        self.samples = sum(len(batch.final) for batch in batches)
+        self.samples = sum(batch.samples for batch in batches)
 
     def stages(self, sigmas: Sequence[float]) -> list[Stage]:
         return self.solver.stages(
@@ -110,7 +111,7 @@ class Student:
         return Run(list(sigmas), stages, [], [], states)
 
     def residuals(self, run: Run, held_out: bool = False) -> Tensor:
-        """x_final - teacher, shape (samples, elements), float64."""
+        """x_final - teacher, shape (this process's samples, elements), float64."""
         pairs = zip(run.finals, self.batches, strict=True)
         rows = [flat(s.x - b.final).cpu() for s, b in pairs if b.held_out == held_out]
         return torch.cat(rows) if rows else torch.zeros(0, 1, dtype=torch.float64)
@@ -134,7 +135,7 @@ class Student:
 
     def squares(self, run: Run, held_out: bool = False) -> Tensor:
         """Every sample's squared RMS final error."""
-        return self.residuals(run, held_out).square().mean(1)
+        return distributed.gather(self.residuals(run, held_out).square().mean(1))
 
     def error(self, run: Run, held_out: bool = False) -> float:
         """RMS final error."""

@@ -52,6 +52,7 @@ class LambdaTable:
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
     ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
+    ``dropped`` counts samples that were left out because the model's output was not finite.
     ``evaluations`` counts model evaluations per calibration sample, teacher included.
     Raises :class:`TableError` when a field is missing, absurd, or disagrees with another.
     """
@@ -74,6 +75,7 @@ class LambdaTable:
     model_fingerprint: str = ""
     program: str = ""
     learned_sigmas: bool = False
+    dropped: int = 0
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +147,9 @@ class LambdaTable:
             text += f", error {self.errors.ratio:.2f} of plain on held-out samples"
         if not self.helps:
             text += " (no improvement found: plain solver)"
+        if self.dropped:
+            of = self.dropped + self.samples_fit + self.samples_holdout
+            text += f" ({self.dropped} of {of} samples were not finite)"
         return text
 
     def save(self, path: str | Path) -> None:

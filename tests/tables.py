@@ -106,4 +106,5 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
         draw(TEXTS),
         draw(TEXTS.filter(bool)),
         draw(st.booleans()),
+        draw(st.integers(0, 2**63 - 1)),
     )

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import karras
-from tables import document, made_up, same, tables
+from tables import document as content
+from tables import made_up, same, tables
 
 import dode_core as dode
-from dode_core import files
+from dode_core import document, files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -112,7 +113,7 @@ def test_too_many_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     before = path.read_bytes()
     with pytest.raises(dode.TableError, match="4 tables; 3 is most"):
         made_up(cfg=3.0).save(path)
-    monkeypatch.setattr(files, "MAX_BYTES", len(before))
+    monkeypatch.setattr(document, "MAX_BYTES", len(before))
     with pytest.raises(dode.TableError, match="bytes"):
         made_up(cfg=2.0, model_name="longer").save(path)
     assert path.read_bytes() == before
@@ -180,7 +181,7 @@ def test_absurd_tables(fields: dict[str, Any], words: str) -> None:
 
 def test_document_is_what_the_reader_wants() -> None:
     """The corruptions in test_corrupt_files.py start from a document that is valid."""
-    raw = json.dumps(document(made_up(), made_up("heun"))).encode()
+    raw = json.dumps(content(made_up(), made_up("heun"))).encode()
     assert len(files.parse_tables(raw)) == 2
 
 

@@ -1,0 +1,123 @@
+"""``presets add | list | verify``: the folder of shared tables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import TableError
+
+
+def add(commands: Any) -> None:
+    """The command and what it can do."""
+    one = commands.add_parser("presets", help="add, list and verify shared tables")
+    actions = one.add_subparsers(required=True, metavar="ACTION")
+    act = actions.add_parser("add", help="check a table file, copy it to the folder, list it")
+    act.add_argument("file")
+    act.add_argument("--note", default="", help="one line for the list")
+    act.set_defaults(run=run_add)
+    act = actions.add_parser("list", help="what is in the folder")
+    act.set_defaults(run=run_list)
+    act = actions.add_parser(
+        "verify",
+        help="check the folder's files, or measure tables again on your own checkpoint",
+        description="Without a checkpoint: are the files what the index says? With one: every "
+        "table is measured on new noise, and refused when it is worse than its plain solver.",
+    )
+    act.add_argument("files", nargs="*", help="table files (default: all presets of the folder)")
+    act.add_argument("--demo", metavar="NAME", help="measure on a demo model")
+    act.add_argument("--diffusers", metavar="PATH", help="measure on this checkpoint")
+    act.add_argument("--prompts", metavar="FILE", help="prompts, one a line")
+    act.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt")
+    act.add_argument("--solver", default="all", help="names with commas, or all")
+    act.add_argument("--steps", default="1-1000", help="8, or 4,6,8, or 4-10")
+    act.add_argument("--samples", type=int, default=16)
+    act.add_argument("--seed", type=int, default=0, help="of the new noise")
+    act.add_argument("--device", default="", help="cuda, mps or cpu (default: the best)")
+    act.set_defaults(run=run_verify)
+    for act in actions.choices.values():
+        act.add_argument("--folder", help="the preset folder (default: lambdas/)")
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The preset folder."""
+    from ..library import PRESETS
+
+    return Path(args.folder) if args.folder else PRESETS
+
+
+def run_add(args: argparse.Namespace) -> None:
+    """Check, copy, list."""
+    from ..presets import add_preset
+
+    print(f"added {add_preset(folder_of(args), args.file, args.note).describe()}")
+
+
+def run_list(args: argparse.Namespace) -> None:
+    """One line a preset."""
+    from ..presets import read_index
+
+    found = read_index(folder_of(args))
+    for preset in found:
+        print(preset.describe())
+    if not found:
+        print(f"{folder_of(args)} has no presets")
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    """Check files; with a checkpoint, measure. Raises :class:`TableError` when one fails."""
+    from ..files import load_tables
+    from ..presets import load_preset, problems, read_index
+
+    folder = folder_of(args)
+    if args.files:
+        named = [(Path(file).name, load_tables(file)) for file in args.files]
+    else:
+        named = [(preset.file, load_preset(folder, preset)) for preset in read_index(folder)]
+    if args.demo or args.diffusers:
+        measure_all(args, named)
+        return
+    bad = 0
+    for name, tables in named:
+        found = problems(tables)
+        bad += bool(found)
+        print(f"{name}: {len(tables)} tables, {'; '.join(found[:3]) or 'in order'}")
+    if bad:
+        raise TableError(f"{bad} of {len(named)} files are not fit to be shared, see above.")
+
+
+def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) -> None:
+    """Measure every chosen table that is for the checkpoint."""
+    from .. import distributed
+    from ..identity import marks
+    from ..loading import Wanted, load, read_lines
+    from ..solvers import SOLVERS
+    from ..verify import measure
+    from .distill import numbers
+
+    prompts = read_lines(args.prompts, "prompts") if args.prompts else [""]
+    wanted = Wanted(prompts, args.negative, None, args.device or distributed.device())
+    loaded = load(f"demo:{args.demo}" if args.demo else args.diffusers, wanted)
+    solvers = list(SOLVERS) if args.solver == "all" else args.solver.split(",")
+    steps = numbers(args.steps)
+    count = worse = 0
+    for name, tables in named:
+        chosen = [table for table in tables if table.solver in solvers and table.steps in steps]
+        if not args.files:  # of a folder, only what is for this checkpoint
+            chosen = [table for table in chosen if table.model_fingerprint == loaded.fingerprint]
+        for table in chosen[:1]:
+            if marks(table.model_fingerprint).get("file") != marks(loaded.fingerprint)["file"]:
+                print(f"note: {name} was made for {table.model_name}, not for {loaded.name}")
+        for result in measure(loaded, chosen, args.samples, args.seed):
+            count += 1
+            worse += not result.helps
+            print(result.describe(), flush=True)
+    if not count:
+        raise TableError(f"No table of these is for {loaded.name} with such solvers and steps.")
+    if worse:
+        raise TableError(
+            f"{worse} of {count} tables are worse than their plain solver on {loaded.name}; do not "
+            "use or publish them."
+        )
+    print(f"all {count} tables are at least as good as their plain solver on {loaded.name}")
