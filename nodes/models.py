@@ -8,10 +8,7 @@ then tables are found by the fingerprint of the weights alone.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +17,8 @@ import folder_paths
 import torch
 from comfy.model_sampling import CONST
 from comfy.samplers import CFGGuider
+
+from ..dode_core.identity import Identity, file_fingerprint
 
 Prompt = Mapping[str, Mapping[str, Any]]
 
@@ -31,36 +30,8 @@ LOADER_WIDGETS = {
 }
 MODEL_TYPES = ("MODEL", "GUIDER", "*")  # "*": switches and reroutes that pass anything on
 SAMPLED_TENSORS, SAMPLED_VALUES = 16, 32
-HEAD_BYTES, BLOCK_BYTES, BLOCKS = 256 * 1024, 4096, 8
 
 _weights: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A MODEL's checkpoint, where known, its name, and the marks to know it again by.
-
-    ``fingerprint`` is "weights:W file:F patches:P": a sample of the weights in memory, of the
-    file, and of what LoRAs change; parts that do not apply are left out.
-    """
-
-    path: Path | None
-    name: str
-    fingerprint: str
-
-    def same_model(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is of these weights or this file; LoRAs are left aside."""
-        own, other = marks(self.fingerprint), marks(fingerprint)
-        return any(own.get(part, "") == other.get(part) for part in ("weights", "file"))
-
-    def same_patches(self, fingerprint: str) -> bool:
-        """Whether the same LoRAs were on the model."""
-        return marks(self.fingerprint).get("patches") == marks(fingerprint).get("patches")
-
-
-def marks(fingerprint: str) -> dict[str, str]:
-    """The parts of a fingerprint by name."""
-    return dict(part.split(":", 1) for part in fingerprint.split() if ":" in part)
 
 
 def parametrization(patcher: Any) -> str:
@@ -202,23 +173,3 @@ def patches_fingerprint(patcher: Any) -> str:
         for key, entries in sorted(patches.items(), key=lambda item: str(item[0]))
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] if lines else ""
-
-
-def file_fingerprint(path: Path) -> str:
-    """Hash of a file's size, its head (a safetensors header) and a few blocks; at most 288 KB."""
-    try:
-        stat = path.stat()
-        return _hash_file(os.fspath(path), stat.st_size, stat.st_mtime_ns)
-    except OSError:
-        return ""
-
-
-@lru_cache(maxsize=64)
-def _hash_file(path: str, size: int, _mtime: int) -> str:
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        digest.update(file.read(HEAD_BYTES))
-        for i in range(1, BLOCKS + 1):
-            file.seek(max(0, i * size // BLOCKS - BLOCK_BYTES))
-            digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()[:16]

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..dode_core.identity import Identity
+from ..dode_core.library import Stored
 from ..dode_core.resolve import brings_sigmas
 from ..dode_core.table import same_sigmas
 from .calibrate import METHODS, Settings
-from .models import Identity
-from .store import Stored
 
 
 def find_same(

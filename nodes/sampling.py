@@ -12,6 +12,7 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
+from ..dode_core.library import best
 from ..dode_core.noise import check_sigmas, infer_parametrization
 from ..dode_core.resolve import Resolution, resolve
 from ..dode_core.sampler import run_resolved
@@ -97,32 +98,6 @@ def choose(
     identity = models.identify(patcher, *models.running_prompt()) if patcher else None
     stored = store.find(identity) if identity else []
     return best(stored, identity, pick)
-
-
-def best(
-    stored: Sequence[store.Stored],
-    identity: models.Identity | None,
-    pick: Callable[[Sequence[LambdaTable]], Resolution],
-) -> tuple[Resolution, str]:
-    """The best table made for exactly this model, else for it without its LoRAs, else any."""
-
-    def trust(table: LambdaTable) -> int:
-        if identity is None or not identity.same_model(table.model_fingerprint):
-            return 2
-        return 0 if identity.same_patches(table.model_fingerprint) else 1
-
-    resolution = pick([each.table for each in stored])
-    for least in (0, 1):
-        trusted = [each.table for each in stored if trust(each.table) <= least]
-        found = pick(trusted)
-        if found.table is not None:
-            resolution = found
-            break
-    if resolution.table is None:
-        return resolution, ""
-    file = next(each.file for each in stored if each.table is resolution.table)
-    notes = ("", ", made with other LoRAs", ", made for another checkpoint: distil it again")
-    return resolution, f" (from {file.name}{notes[trust(resolution.table)]})"
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:
