@@ -11,6 +11,7 @@ from dode_core.scale import MAX_SCALE
 from . import host, options, panel, samplers, sampling
 from .request import AUTOMATIC, Request
 
+DISTILL = "Distill for this prompt, size, cfg and steps"
 pending: dict[str, Any] = {}  # the txt2img accordion's button until the host's widgets are there
 
 
@@ -28,7 +29,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
                 allow_custom_value=True,  # an id will do, and menus change while the page is open
                 elem_id=f"{tab}_dode_table",
             )
-            refresh = gr.Button("Refresh", elem_id=f"{tab}_dode_refresh")
+            refresh = tool_button(gr, f"{tab}_dode_refresh")
         scale = gr.Slider(
             0,
             MAX_SCALE,
@@ -40,11 +41,10 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         )
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
         if not is_img2img:
-            button = gr.Button(
-                "Distill for this prompt, size, cfg and steps", elem_id="txt2img_dode_distill"
-            )
-            cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel")
-            status = gr.HTML(elem_id="txt2img_dode_status")
+            with gr.Row():
+                button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
+                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel")
+            status = gr.HTML("", elem_id="txt2img_dode_status")
             cancel.click(fn=panel.cancel_running, inputs=[], outputs=[status], queue=False)
             pending.update(button=button, status=status)
         refresh.click(
@@ -53,6 +53,14 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
     script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
     script.paste_field_names = []
     return [table, scale]
+
+
+def tool_button(gr: Any, elem_id: str) -> Any:
+    """The host's small button with its refresh sign, an ordinary one where it has none."""
+    components = host.optional("modules.ui_components")
+    if hasattr(components, "ToolButton"):
+        return components.ToolButton("\U0001f504", elem_id=elem_id)
+    return gr.Button("Refresh", elem_id=elem_id)
 
 
 def capture(component: Any, elem_id: str | None) -> None:

@@ -44,8 +44,13 @@ def tabs() -> list[tuple[Any, str, str]]:
         with gr.Column():
             inputs, button, cancel = controls(gr)
         with gr.Column():
-            status = gr.HTML(elem_id="dode_status")
-            plot = gr.Image(label="Error", elem_id="dode_plot", interactive=False, type="pil")
+            status = gr.HTML("", elem_id="dode_status")
+            plot = gr.Image(
+                label="Error to the converged image",
+                elem_id="dode_plot",
+                interactive=False,
+                type="pil",
+            )
             gallery = gr.Gallery(label="Before and after", elem_id="dode_gallery", columns=2)
         host_inputs = [captured.get(name) or gr.State(value) for name, value in FALLBACKS.items()]
         wire(button, run_from_tab, [*inputs, *host_inputs], [status, plot, gallery])
@@ -54,36 +59,36 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def controls(gr: Any) -> tuple[list[Any], Any, Any]:
-    """The tab's widgets, the buttons last."""
+    """The tab's widgets, the buttons last.
+
+    Labels differ from each other: the host keeps what users set by label.
+    """
     gr.Markdown(
         "Distils tables for the loaded checkpoint: a few minutes of work, once for every step "
         "count and cfg that you use. Size, cfg and negative prompt are those of the txt2img tab."
     )
-    solver = gr.Dropdown(
-        list(SOLVER_MENU), value=next(iter(SOLVER_MENU)), label="Solver", elem_id="dode_solver"
-    )
-    steps = gr.Textbox("4-10", label="Steps", info='"8", "4-10" or "4, 6, 8"', elem_id="dode_steps")
-    names = schedulers()
-    scheduler = gr.Dropdown(names, value=names[0], label="Schedule type", elem_id="dode_scheduler")
+    names, menu = schedulers(), list(SOLVER_MENU)
+    with gr.Row():
+        steps = gr.Textbox(
+            "4-10", label="Steps", max_lines=1, placeholder="8, 4-10, 4 6 8", elem_id="dode_steps"
+        )
+        scheduler = gr.Dropdown(
+            names, value=names[0], label="Schedule type", elem_id="dode_scheduler"
+        )
+        solver = gr.Dropdown(menu, value=menu[0], label="Solver", elem_id="dode_solver")
     sigmas = gr.Checkbox(
         True,
-        label="Distil the sigmas too",
-        info="Nearest to the converged image in few steps; some ten times the work.",
+        label="Distil the sigmas too: nearest to the converged image, some ten times the work",
         elem_id="dode_sigmas",
     )
-    samples = gr.Slider(
-        2,
-        64,
-        value=16,
-        step=1,
-        label="Samples",
-        info="Noises to learn from.",
-        elem_id="dode_samples",
-    )
-    size = gr.Slider(1, 16, value=4, step=1, label="Samples at a time", elem_id="dode_batch_size")
-    seed = gr.Number(0, label="Seed of those noises", precision=0, elem_id="dode_seed")
     which = gr.Radio([CURRENT, LIST], value=CURRENT, label="Prompts", elem_id="dode_which")
-    prompts = gr.Textbox("", label="Prompts", lines=3, show_label=False, elem_id="dode_prompts")
+    prompts = gr.Textbox("", label="Prompt list", lines=3, elem_id="dode_prompts")
+    with gr.Row():
+        samples = gr.Slider(
+            2, 64, value=16, step=1, label="Noises to learn from", elem_id="dode_samples"
+        )
+        size = gr.Slider(1, 16, value=4, step=1, label="Of them at a time", elem_id="dode_batch")
+        seed = gr.Number(0, label="Their seed", precision=0, elem_id="dode_seed")
     with gr.Row():
         button = gr.Button("Distill", variant="primary", elem_id="dode_distill")
         cancel = gr.Button("Cancel", elem_id="dode_cancel")

@@ -131,21 +131,19 @@ def parse_steps(value: Any) -> tuple[int, ...]:
     if isinstance(value, list):
         parts = [str(each) for each in value[: MAX_COUNTS + 1] if not isinstance(each, bool)]
     elif isinstance(value, int | str) and not isinstance(value, bool):
-        parts = [part for part in str(value)[:400].replace(";", ",").split(",") if part.strip()]
+        parts = re.sub(r"\s*-\s*", "-", str(value)[:400]).replace(",", " ").split()
     else:
         parts = []
     found: set[int] = set()
     for part in parts:
-        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
         if match is None:
             raise RequestError(
                 f'Steps {part[:20]!r} are no number or range; write "4-10" or "4, 8".'
             )
         low, high = int(match[1]), int(match[2] or match[1])
         if not 1 <= low <= high <= MAX_STEPS:
-            raise RequestError(
-                f"Steps {part.strip()} are not from 1 to {MAX_STEPS}, low before high."
-            )
+            raise RequestError(f"Steps {part} are not from 1 to {MAX_STEPS}, low before high.")
         found.update(range(low, high + 1))
     if not 1 <= len(found) <= MAX_COUNTS:
         raise RequestError(f"{len(found)} step counts given; use 1 to {MAX_COUNTS}.")
