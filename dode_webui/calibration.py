@@ -151,7 +151,7 @@ class Rows:
         """Denoised for x, whose samples take the conditioning of ``rows``."""
         # Prompts that change by step: the step of the run that is at this noise level.
         level = float(sigma[0])
-        self.model.step = sum(level < s * (1 - 1e-4) for s in self.grid[1:-1])
+        self.model.step = max(sum(s > level * (1 - 1e-4) for s in self.grid[:-1]) - 1, 0)
         wanted = rows.tolist()
         args = {key: take(value, wanted) for key, value in self.extra_args.items()}
         return self.model(x, sigma, **args)
