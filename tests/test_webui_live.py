@@ -110,7 +110,7 @@ def test_hires_pass(tables: list[dict[str, Any]]) -> None:
 
 def test_img2img(tables: list[dict[str, Any]]) -> None:
     image = run()[1][0]
-    params, _ = run("img2img", init_images=[image], denoising_strength=0.75)
+    params, _ = run("img2img", init_images=[image], denoising_strength=0.5)
     assert params["Sampler"] == "D-ODE" and params["D-ODE match"] == "slice"
 
 
