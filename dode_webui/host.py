@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from dode_core.identity import Identity, file_fingerprint
 from dode_core.library import PRESETS, Library
 
 Result = TypeVar("Result")
+TASK_PATIENCE = 30.0  # seconds until a thread that takes no task is taken for dead
 LORA = re.compile(r"<(?:lora|lyco):([^:>]+)((?::[^:>]*)*)>")
 
 
@@ -136,35 +136,30 @@ def on_main_thread(body: Callable[[], Result]) -> Result:
     """Run ``body`` where the host keeps its models: Forge and its kin have one thread for that.
 
     Whatever ``body`` raises comes back, interrupts included: left to the hosts, some swallow an
-    exception and some lose the thread over it.
+    exception and some lose the thread over it. Not to be called on that thread, which would wait
+    for itself. Where nobody takes tasks, this thread does the work.
     """
     outcome: list[tuple[Result | None, BaseException | None]] = []
+    claim, taken, done = threading.Lock(), threading.Event(), threading.Event()
 
     def kept() -> None:
+        if not claim.acquire(blocking=False):
+            return  # the other one has it
+        taken.set()
         try:
             outcome.append((body(), None))
         except BaseException as error:
             outcome.append((None, error))
+        done.set()
 
     thread = optional("modules_forge.main_thread")
-    if thread is not None and _is_looping(thread):
-        thread.run_and_wait_result(kept)
-    else:
-        kept()
+    if thread is not None:
+        run = thread.run_and_wait_result
+        threading.Thread(target=run, args=(kept,), name="dode-task", daemon=True).start()
+        taken.wait(TASK_PATIENCE)
+    kept()
+    done.wait()
     result, error = outcome[0]
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
-
-
-def _is_looping(thread: ModuleType) -> bool:
-    """Whether that thread takes tasks, and is not this one."""
-    main = threading.main_thread()
-    if threading.current_thread() is main:
-        return False
-    frame = sys._current_frames().get(main.ident or 0)
-    while frame is not None:
-        if frame.f_code is thread.loop.__code__:
-            return True
-        frame = frame.f_back
-    return False

@@ -146,16 +146,14 @@ def models(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(params=["a1111", "forge", "reforge", "classic"])
-def webui(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Host]:
+def webui(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     """Each WebUI in turn, its samplers registered; its own thread runs where it has one."""
     from webui_host import install, run_main_thread
 
     from dode_webui import samplers
 
     host = install(request.param, tmp_path)
-    run_main_thread(host, monkeypatch)
+    run_main_thread(host)
     samplers.register()
     yield host
     host.remove()

@@ -78,12 +78,12 @@ def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
     torch.testing.assert_close(table.lambdas, own.lambdas, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_table_in_every_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_table_in_every_host(tmp_path: Path) -> None:
     tables = []
     for kind in HOSTS:
         host = install(kind, tmp_path / kind)
         try:
-            run_main_thread(host, monkeypatch)
+            run_main_thread(host)
             samplers.register()
             assert finished(request(prompts=("a fox", "two hens"))).state == job.DONE
             tables += tables_in(host.sidecar)
@@ -166,6 +166,22 @@ def test_the_host_is_kept_to_itself(webui: Host) -> None:
 def test_forges_own_thread_runs_it(webui: Host) -> None:
     finished(request())
     assert webui.tasks == (0 if webui.kind == "a1111" else 1)
+
+
+def test_where_nobody_takes_tasks(webui: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is done all the same, and once, also when somebody comes late."""
+    from dode_webui import host
+
+    thread = webui.modules.get("modules_forge.main_thread")
+    if thread is None:
+        return
+    thread.stop()
+    assert thread.stopped.wait(60)
+    monkeypatch.setattr(host, "TASK_PATIENCE", 0.1)
+    done: list[int] = []
+    assert host.on_main_thread(lambda: done.append(1) or 8) == 8 and webui.tasks == 0
+    run_main_thread(webui)
+    assert done == [1]
 
 
 @pytest.mark.parametrize("how", ["cancel", "interrupt", "skip"])

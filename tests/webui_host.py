@@ -468,7 +468,7 @@ def _main_thread(host: Host) -> None:
     package.__path__ = []  # type: ignore[attr-defined]
     package.main_thread = module  # type: ignore[attr-defined]
     todo: list[Any] = []
-    there, module.stopped = threading.Condition(), False
+    there, module.stopped = threading.Condition(), threading.Event()
 
     def loop() -> None:
         while True:
@@ -476,6 +476,7 @@ def _main_thread(host: Host) -> None:
                 there.wait_for(lambda: todo)
                 body, done = todo.pop(0)
             if body is None:
+                module.stopped.set()
                 return
             host.tasks += 1
             with contextlib.suppress(Exception):  # printed and forgotten; others end the thread
@@ -498,17 +499,13 @@ def _main_thread(host: Host) -> None:
     host.modules.update({"modules_forge": package, "modules_forge.main_thread": module})
 
 
-def run_main_thread(host: Host, monkeypatch: Any) -> None:
-    """Run the host's loop where the adapter looks for it: on what it takes for the main thread."""
-    from dode_webui import host as adapter
-
+def run_main_thread(host: Host) -> None:
+    """Start the host's loop, where it has one, and wait until it takes tasks."""
     module = host.modules.get("modules_forge.main_thread")
-    if module is None:
-        return
-    thread = threading.Thread(target=module.loop, daemon=True)
-    thread.start()
-    known = SimpleNamespace(main_thread=lambda: thread, current_thread=threading.current_thread)
-    monkeypatch.setattr(adapter, "threading", known)
+    if module is not None:
+        threading.Thread(target=module.loop, daemon=True).start()
+        module.run_and_wait_result(lambda: None)
+        host.tasks = 0
 
 
 def other_host(folder: Path) -> Host:
