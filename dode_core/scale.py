@@ -33,7 +33,8 @@ def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Res
     if len(own) == len(grid) - 1 and any(a != b for a, b in zip(own, grid, strict=False)):
         for i in range(1, len(own)):
             moved = math.log(grid[i]) + scale * (math.log(own[i]) - math.log(grid[i]))
-            grid[i] = min(math.exp(moved), grid[i - 1] * (1 - 1e-6))
+            least = grid[-1] * (1 + 1e-6 * (len(own) - i))  # 0 for most grids
+            grid[i] = max(min(math.exp(moved), grid[i - 1] * (1 - 1e-6)), least)
         stages = get_solver(table.solver).stages(
             grid, resolution.parametrization, columns=table.columns, gain=table.gain
         )
