@@ -132,7 +132,10 @@ def paste_table(params: dict[str, Any]) -> Any:
 
 
 def used(params: dict[str, Any]) -> str:
-    """The one table of an image; empty for none, or another one in the hires pass."""
+    """The one table of an image; empty for none, and for several: hires pass, several cfgs."""
+    matches = [params.get(key) for key in (sampling.MATCH, sampling.hires(sampling.MATCH))]
+    if any(sampling.BETWEEN in str(match) for match in matches):
+        return ""
     main = str(params.get(sampling.TABLE, ""))
     other = str(params.get(sampling.hires(sampling.TABLE), main))
     return main if main == other and main != "none" else ""

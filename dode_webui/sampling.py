@@ -24,6 +24,7 @@ from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_
 # Infotext keys; the hires pass has its own.
 TABLE, SOLVER, MATCH = "D-ODE table", "D-ODE solver", "D-ODE match"
 CHOICE, SCALE = "D-ODE choice", "D-ODE scale"
+BETWEEN = " between cfgs"  # not one table's lambdas: added to the match
 
 
 def hires(key: str) -> str:
@@ -135,6 +136,11 @@ class Held:
         return self.model(x, sigma, **extra_args)
 
 
+def is_between(resolution: Resolution) -> bool:
+    """Whether the lambdas are interpolated between tables of several cfgs."""
+    return "between the tables" in resolution.message
+
+
 def note(p: Any, choice: Choice, options: Options) -> None:
     """Write into the infotext what is used, and say once what is not as it should be."""
     resolution, table = choice.resolution, choice.resolution.table
@@ -154,7 +160,7 @@ def note(p: Any, choice: Choice, options: Options) -> None:
     params[name(TABLE)] = known
     label = get_solver(resolution.solver).label
     params[name(SOLVER)] = label if table else label.removeprefix("D-")
-    params[name(MATCH)] = resolution.kind
+    params[name(MATCH)] = resolution.kind + (BETWEEN if is_between(resolution) else "")
     if options.table != AUTOMATIC:
         params[CHOICE] = NONE if options.table == NONE else wanted_id(options.table)
     if options.scale != 1:

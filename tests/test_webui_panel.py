@@ -287,6 +287,17 @@ def test_pasting_images_of_two_tables_or_of_others(webui: Host, built: list[Comp
         assert accordion.paste_scale({sampling.TABLE: "none", sampling.SCALE: bad}) == 1.0
 
 
+def test_tables_of_two_cfgs_are_not_one(webui: Host, built: list[Component]) -> None:
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    sigmas = webui.txt2img(6, name).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, *(made_up("ddim", sigmas, model_fingerprint=mark, cfg=c) for c in (5.0, 9.0)))
+    image = webui.txt2img(6, name)
+    assert params(image)[sampling.MATCH] == "exact between cfgs"
+    assert accordion.paste_table(params(image))["value"] == AUTOMATIC
+    assert webui.txt2img(6, name).latent.equal(image.latent)
+
+
 def grid_module(webui: Host) -> Any:
     """The host's grid script, loaded as a script."""
 
