@@ -45,7 +45,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
                 button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
                 cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel")
             status = gr.HTML("", elem_id="txt2img_dode_status")
-            cancel.click(fn=panel.cancel_running, inputs=[], outputs=[status], queue=False)
+            cancel.click(fn=panel.cancel_running, inputs=[], outputs=[], queue=False)
             pending.update(button=button, status=status)
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False

@@ -102,6 +102,8 @@ class Job:
 
     def status(self) -> str:
         """One line for people."""
+        if self.stop.is_set() and not self.ended.is_set():
+            return "cancelling ..."
         if self.state == WAITING:
             return "waiting for the running job to finish"
         if self.state == RUNNING:
