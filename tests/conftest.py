@@ -16,6 +16,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from hosts.comfy import ComfyServer
+    from webui_host import Host
 
 TESTS = Path(__file__).resolve().parent
 for folder in (TESTS, TESTS.parent):  # `problems`, `hosts`; `dode_core`
@@ -145,3 +146,17 @@ def models(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         module = importlib.import_module(f"{pack.__name__}.{module}")
         monkeypatch.setattr(module, "PRESETS", tmp_path / "presets")
     return tmp_path
+
+
+@pytest.fixture(params=["a1111", "forge", "reforge", "classic"])
+def webui(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    """Each WebUI in turn, its samplers registered; its own thread runs where it has one."""
+    from webui_host import install, run_main_thread
+
+    from dode_webui import samplers
+
+    host = install(request.param, tmp_path)
+    run_main_thread(host)
+    samplers.register()
+    yield host
+    host.remove()

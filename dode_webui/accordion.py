@@ -1,0 +1,164 @@
+"""The accordion below the prompt: options of a run, their infotext, and a Distill button."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from dode_core.scale import MAX_SCALE
+
+from . import host, options, panel, samplers, sampling
+from .request import AUTOMATIC, Request
+
+DISTILL = "Distill for this prompt, size, cfg and steps"
+pending: dict[str, Any] = {}  # the txt2img accordion's button until the host's widgets are there
+
+
+def build(script: Any, is_img2img: bool) -> list[Any]:
+    """The widgets; their values come back to :func:`apply`."""
+    import gradio as gr
+
+    tab = "img2img" if is_img2img else "txt2img"
+    with gr.Accordion(samplers.NAME, open=False, elem_id=f"{tab}_dode"):
+        with gr.Row():
+            table = gr.Dropdown(
+                options.menu(),
+                value=options.AUTOMATIC,
+                label="Table",
+                allow_custom_value=True,  # an id will do, and menus change while the page is open
+                elem_id=f"{tab}_dode_table",
+            )
+            refresh = tool_button(gr, f"{tab}_dode_refresh")
+        scale = gr.Slider(
+            0,
+            MAX_SCALE,
+            value=1.0,
+            step=0.05,
+            label="Lambda scale",
+            info="0 is the plain solver, 1 the table.",
+            elem_id=f"{tab}_dode_scale",
+        )
+        pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
+        if not is_img2img:
+            with gr.Row():
+                button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
+                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel")
+            status = gr.HTML("", elem_id="txt2img_dode_status")
+            cancel.click(fn=panel.cancel_running, inputs=[], outputs=[], queue=False)
+            pending.update(button=button, status=status)
+        refresh.click(
+            fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
+        )
+    script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
+    script.paste_field_names = []
+    return [table, scale]
+
+
+def tool_button(gr: Any, elem_id: str) -> Any:
+    """The host's small button with its refresh sign, an ordinary one where it has none."""
+    components = host.optional("modules.ui_components")
+    if hasattr(components, "ToolButton"):
+        return components.ToolButton("\U0001f504", elem_id=elem_id)
+    return gr.Button("Refresh", elem_id=elem_id)
+
+
+def capture(component: Any, elem_id: str | None) -> None:
+    """Called after every component; wires the button once the host's widgets are there."""
+    panel.capture(component, elem_id)
+    if pending and all(name in panel.captured for name in panel.CAPTURED):
+        inputs = [panel.captured[name] for name in panel.CAPTURED]
+        scheduler = panel.captured.get(panel.SCHEDULER)
+        inputs += [scheduler] if scheduler is not None else []
+        panel.wire(pending["button"], run_from_accordion, inputs, [pending["status"]])
+        pending.clear()
+
+
+def run_from_accordion(
+    prompt: str,
+    negative: str,
+    cfg: float,
+    width: float,
+    height: float,
+    steps: float,
+    scheduler: str = AUTOMATIC,
+) -> Iterator[Any]:
+    """Distil for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+
+    def make() -> Request:
+        return Request(
+            steps=(int(steps),),
+            scheduler=scheduler,
+            prompts=(prompt,),
+            negative=negative,
+            cfg=cfg,
+            width=int(width),
+            height=int(height),
+        )
+
+    for status, _, _ in panel.begin_and_watch(make):
+        yield status
+
+
+def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
+    """Note the options on the run; what makes no sense is said, and left out."""
+    chosen, problem = options.read(table, scale)
+    setattr(p, options.ON_RUN, chosen)
+    if problem:
+        logging.warning("D-ODE: %s.", problem)
+        if hasattr(p, "comment"):
+            p.comment(f"D-ODE: {problem}.")
+
+
+def reset() -> None:
+    """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
+    panel.captured.clear()
+    pending.clear()
+
+
+def paste_table(params: dict[str, Any]) -> Any:
+    """The table that was chosen by hand, else the one that all of the image was made with."""
+    import gradio as gr
+
+    if sampling.TABLE not in params:
+        return None
+    choice = str(params.get(sampling.CHOICE, "")) or used(params)
+    menu = options.menu()
+    value = choice if choice == options.NONE else options.AUTOMATIC
+    for line in menu:
+        if choice and line.endswith(f"[{options.wanted_id(choice)}]"):
+            value = line
+    return gr.update(choices=menu, value=value)
+
+
+def used(params: dict[str, Any]) -> str:
+    """The one table of an image; empty for none, and for several: hires pass, several cfgs."""
+    matches = [params.get(key) for key in (sampling.MATCH, sampling.hires(sampling.MATCH))]
+    if any(sampling.BETWEEN in str(match) for match in matches):
+        return ""
+    main = str(params.get(sampling.TABLE, ""))
+    other = str(params.get(sampling.hires(sampling.TABLE), main))
+    return main if main == other and main != "none" else ""
+
+
+def paste_scale(params: dict[str, Any]) -> float | None:
+    """The scale, 1 where the image has none."""
+    if sampling.TABLE not in params:
+        return None
+    return options.number(params.get(sampling.SCALE), 1.0)
+
+
+def paste_note(params: dict[str, Any]) -> str:
+    """Which of the image's tables are not there."""
+    named = [params.get(key) for key in (sampling.TABLE, sampling.hires(sampling.TABLE))]
+    wanted = [str(name) for name in named if name not in (None, "none")]
+    if not wanted:
+        return ""
+    here = {options.table_id(each.table) for each in options.everything(host.library())}
+    missing = [name for name in dict.fromkeys(wanted) if options.wanted_id(name) not in here]
+    if not missing:
+        return ""
+    return (
+        f"The image was made with {' and '.join(missing)}, which is not among the table files "
+        f"here: {options.AUTOMATIC} uses what there is."
+    )

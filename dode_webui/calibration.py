@@ -1,0 +1,202 @@
+"""Calibration as a hidden sampler: prompts, LoRAs, guidance and memory are the host's own.
+
+The host runs an ordinary image through its pipeline and calls this instead of a sampler. It makes
+its own noise, runs teacher and students through the host's guided denoiser, and keeps the tables.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode_core.distill import best_tables, distill_many
+from dode_core.errors import CalibrationError
+from dode_core.noise import check_sigmas, infer_parametrization
+from dode_core.solvers import SOLVERS
+from dode_core.table import LambdaTable, same_sigmas
+
+from . import host
+from .request import BEST, Request
+
+Progress = Callable[[int, int, str], None]  # calls done, the most there will be, which part
+Grid = tuple[float, ...]
+
+
+class Calibration:
+    """The sampler function that distils; ``tables`` is its result, ``error`` why there is none.
+
+    It never raises inside the host's pipeline, which would be left half-way: what went wrong is
+    kept, and the host decodes an empty latent.
+    """
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        self.request, self.progress = request, progress
+        self.batch_size = request.batch_size
+        self.tables: list[LambdaTable] = []
+        self.error: BaseException | None = None
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Any = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        """Distil; x only tells shape, device and type."""
+        try:
+            grids = {n: self.grid(model, n) for n in self.request.steps}
+            while not self.tables:
+                self._attempt(model, x, grids, extra_args or {})
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the host's interrupt is no Exception
+            self.error = error
+        return torch.zeros_like(x[:1])
+
+    def grid(self, model: Any, steps: int) -> Grid:
+        """The sigmas that this host makes for a step count on the chosen schedule."""
+        return check_sigmas(model.sampler.get_sigmas(model.p, steps))
+
+    def _attempt(
+        self, model: Any, x: Tensor, grids: dict[int, Grid], extra_args: dict[str, Any]
+    ) -> None:
+        """One try; memory that runs out halves how many samples are evaluated at a time."""
+        try:
+            found: list[LambdaTable] = []
+            for some in same_ends(list(grids.values())):
+                found += self._distil(model, x, some, extra_args)
+            self.tables = found
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            if self.batch_size == 1:
+                raise CalibrationError(
+                    f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
+                    "distil at a smaller size, or free memory first."
+                ) from None
+            self.batch_size = max(1, self.batch_size // 2)
+            logging.warning("D-ODE: out of memory, now %d at a time.", self.batch_size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _distil(
+        self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
+    ) -> list[LambdaTable]:
+        """The tables for grids that start and end alike; with ``best``, one for each.
+
+        Solvers that cost more than one evaluation a step are no candidates for the best.
+        """
+        request = self.request
+        kind = infer_parametrization(model, grids[0])
+        noise = self.noise(x, start_scale(grids[0][0], kind))
+        rows = torch.arange(request.samples) % len(x)
+        denoiser = Rows(model, extra_args, grids)
+        runs: list[tuple[Sequence[str], dict[str, Any]]] = []
+        one = [request.solver] if request.solver != BEST else []
+        every = [name for name, solver in SOLVERS.items() if solver.evaluations(8) == 8]
+        if one or not request.learn_sigmas:
+            columns = ((2, True),) if request.learn_sigmas else ((1, False),)
+            runs.append((one or every, {"settings": columns}))
+            runs[0][1]["learn_sigmas"] = request.learn_sigmas
+        else:
+            runs.append((every, {"settings": ((1, False),)}))
+            runs.append((["ddim"], {"settings": ((2, True),), "learn_sigmas": True}))
+        found: list[LambdaTable] = []
+        for i, (solvers, settings) in enumerate(runs, 1):
+            found += distill_many(
+                denoiser,
+                noise,
+                grids,
+                solvers,
+                extra_args={"rows": rows},
+                progress=self._progress(f"part {i} of {len(runs)}"),
+                parametrization=kind,
+                batch_size=self.batch_size,
+                **settings,
+            )
+        return list(best_tables(found).values()) if request.solver == BEST else found
+
+    def _progress(self, part: str) -> Callable[[int, int, Tensor], None]:
+        def report(done: int, total: int, _: Tensor) -> None:
+            self.progress(done, total, part)
+
+        return report
+
+    def noise(self, x: Tensor, scale: float) -> Tensor:
+        """Noise by the request's seeds, drawn on the CPU: the same in every host."""
+        rows = []
+        for i in range(self.request.samples):
+            generator = torch.Generator().manual_seed(self.request.seed + i)
+            rows.append(torch.randn(x.shape[1:], generator=generator))
+        return (torch.stack(rows) * scale).to(x)
+
+
+class Rows:
+    """The host's denoiser for any rows of the batch that its conditioning was made for."""
+
+    def __init__(self, model: Any, extra_args: dict[str, Any], grids: Sequence[Grid]) -> None:
+        self.model, self.extra_args = model, extra_args
+        self.inner_model = getattr(model, "inner_model", None)
+        self.grid = max(grids, key=len)
+
+    def __call__(self, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
+        """Denoised for x, whose samples take the conditioning of ``rows``."""
+        # Prompts that change by step: the step of the run that is at this noise level.
+        level = float(sigma[0])
+        self.model.step = max(sum(s > level * (1 - 1e-4) for s in self.grid[:-1]) - 1, 0)
+        wanted = rows.tolist()
+        args = {key: take(value, wanted) for key, value in self.extra_args.items()}
+        return self.model(x, sigma, **args)
+
+
+def take(value: Any, rows: Sequence[int]) -> Any:
+    """Some rows of a conditioning, whatever the host keeps it in."""
+    if isinstance(value, Tensor):
+        return value[list(rows)] if value.ndim else value
+    if isinstance(value, dict):
+        return {key: take(each, rows) for key, each in value.items()}
+    if isinstance(value, list):
+        return [value[i] for i in rows]
+    if isinstance(getattr(value, "batch", None), list):  # MulticondLearnedConditioning
+        some = copy.copy(value)
+        some.batch = [value.batch[i] for i in rows]
+        some.shape = (len(rows),)
+        return some
+    return value  # cond_scale and the like
+
+
+def start_scale(sigma: float, parametrization: str) -> float:
+    """How large a sample starts, by the host's setting."""
+    if parametrization == "ve" and host.option("sgm_noise_multiplier", False):
+        return math.sqrt(1 + sigma**2)
+    return sigma
+
+
+def same_ends(grids: Sequence[Grid]) -> list[list[Grid]]:
+    """Grids that share a teacher: some schedules start or end elsewhere at every step count."""
+    groups: list[list[Grid]] = []
+    for grid in grids:
+        ends = (grid[0], grid[-1])
+        for group in groups:
+            if same_sigmas(ends, (group[0][0], group[0][-1])):
+                group.append(grid)
+                break
+        else:
+            groups.append([grid])
+    return groups
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator ran out of memory; not every backend has a class for it."""
+    known = getattr(torch.cuda, "OutOfMemoryError", None)
+    if known is not None and isinstance(error, known):
+        return True
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()

@@ -1,0 +1,209 @@
+"""A distillation from request to result: calibrate, save, show."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dode_core.errors import CalibrationError, DodeError
+from dode_core.library import sidecar
+from dode_core.solvers import get_solver
+from dode_core.table import LambdaTable
+
+from . import host, job, samplers
+from .calibration import Calibration
+from .options import NONE, ON_RUN, Options, table_id
+from .request import Request
+
+SHOWN = 4  # step counts in the gallery
+REFERENCE_STEPS = 40
+
+
+@dataclass
+class Outcome:
+    """Tables, where they are, and pictures: (PIL image, caption)."""
+
+    tables: list[LambdaTable]
+    file: Path
+    shown: str
+    note: str
+    seconds: float
+    pictures: list[tuple[Any, str]] = field(default_factory=list)
+
+    def summary(self) -> list[str]:
+        """What was made and what it is worth, a line each."""
+        lines = [f"{table.describe()} [{table_id(table)}]" for table in self.tables]
+        lines.append(f"saved in {self.shown}" + (f"; {self.note}" if self.note else ""))
+        lines.append(f"{job.duration(self.seconds)} in all")
+        return lines
+
+
+def begin(request: Request, pictures: bool = True) -> job.Job:
+    """Start a distillation. Raises :class:`job.Busy`."""
+    return job.start(partial(work, request, pictures))
+
+
+def work(request: Request, pictures: bool, running: job.Job) -> Outcome:
+    """The whole of it, with the host to itself."""
+    from modules import call_queue, shared
+
+    with call_queue.queue_lock:
+        if running.stop.is_set():
+            raise job.Cancelled("Cancelled; nothing was written.")
+        running.state = job.RUNNING
+        shared.state.begin(job="D-ODE distill")
+        try:
+            with no_prompt_history():
+                return host.on_main_thread(partial(body, request, pictures, running))
+        finally:
+            samplers.unhide()
+            shared.state.end()
+            for flag in ("interrupted", "skipped", "stopping_generation"):
+                if hasattr(shared.state, flag):
+                    setattr(shared.state, flag, False)
+
+
+@contextlib.contextmanager
+def no_prompt_history() -> Iterator[None]:
+    """Leave the last image's parameters alone, which the host keeps for its paste button."""
+    from modules import shared
+
+    had = getattr(shared.cmd_opts, "no_prompt_history", None)
+    shared.cmd_opts.no_prompt_history = True
+    try:
+        yield
+    finally:
+        shared.cmd_opts.no_prompt_history = had
+
+
+def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
+    """On the host's thread: tables first, files only when all are there, pictures last."""
+    began = time.monotonic()
+    check_target()
+    calibration = Calibration(request, partial(report, running))
+    run(request, samplers.hide(calibration, request.scheduler), batch(request), request.steps[-1])
+    if calibration.error is not None:
+        stopped = type(calibration.error).__name__ == "InterruptedException"
+        if stopped or (isinstance(calibration.error, job.Cancelled)):
+            raise job.Cancelled("Cancelled; nothing was written.") from None
+        raise calibration.error
+    if not calibration.tables:
+        raise CalibrationError("The host did not run the calibration; see its console for why.")
+    tables, file, note = keep(calibration.tables, request)
+    outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
+    for line in outcome.summary():
+        logging.info("D-ODE: %s", line)
+    if pictures:
+        with contextlib.suppress(job.Cancelled):  # the tables are there all the same
+            for picture in compare(outcome.tables, request, running):
+                outcome.pictures.append(picture)
+    return outcome
+
+
+def check_target() -> None:
+    """Refuse before the work when the file to be written is there and is no table file."""
+    who = host.identity(upcoming=True)
+    if who.path is not None:
+        host.library().target(who)
+
+
+def report(running: job.Job, done: int, total: int, part: str) -> None:
+    """Progress for the panel and for the host's own bar and API."""
+    from modules import shared
+
+    shared.state.sampling_steps, shared.state.sampling_step = total, done
+    running.progress(done, total, part)
+
+
+def batch(request: Request) -> int:
+    """How many rows of conditioning the host prepares: every prompt, and a micro-batch's memory."""
+    return max(len(request.prompts), min(request.batch_size, request.samples))
+
+
+def run(
+    request: Request, sampler: str, count: int, steps: int, options: Options | None = None
+) -> Any:
+    """One ordinary text-to-image run of the host that saves nothing; its result."""
+    from modules import processing, scripts, shared
+
+    prompts = [request.prompts[i % len(request.prompts)] for i in range(count)]
+    settings = {
+        "sd_model": shared.sd_model,
+        "prompt": prompts,
+        "negative_prompt": [request.negative] * count,
+        "seed": [request.seed] * count,
+        "batch_size": count,
+        "n_iter": 1,
+        "steps": steps,
+        "cfg_scale": request.cfg,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": sampler,
+        "scheduler": request.scheduler,
+        "do_not_save_samples": True,
+        "do_not_save_grid": True,
+    }
+    kind = processing.StableDiffusionProcessingTxt2Img
+    if is_dataclass(kind):
+        known = {each.name for each in fields(kind)}
+        settings = {key: value for key, value in settings.items() if key in known}
+    with contextlib.closing(kind(**settings)) as p:
+        p.scripts = scripts.ScriptRunner()
+        p.script_args = ()
+        if options is not None:
+            setattr(p, ON_RUN, options)
+        return processing.process_images(p)
+
+
+def keep(tables: list[LambdaTable], request: Request) -> tuple[list[LambdaTable], Path, str]:
+    """Save tables with what they were made for; (those tables, where, a note)."""
+    who = host.identity(request.prompts[0])
+    made = [
+        replace(
+            table,
+            model_name=who.name,
+            model_fingerprint=who.fingerprint,
+            cfg=request.cfg,
+            seed=request.seed,
+        )
+        for table in tables
+    ]
+    library = host.library()
+    file = sidecar(who.path) if who.path else library.fallback_file(who)
+    return made, *library.save(made, who, file)
+
+
+def compare(
+    tables: list[LambdaTable], request: Request, running: job.Job
+) -> Iterator[tuple[Any, str]]:
+    """The same noise without a table, with it, and with many steps."""
+    some = tables if len(tables) <= SHOWN else tables[:: -(-len(tables) // SHOWN)]
+    shots: list[tuple[str, int, Options]] = []
+    for table in some:
+        name = get_solver(table.solver).label
+        shots.append((f"{table.steps} steps, no table", table.steps, Options(NONE)))
+        shots.append((f"{table.steps} steps, {name}", table.steps, Options(given=(table,))))
+    shots.append((f"{REFERENCE_STEPS} steps, no table", REFERENCE_STEPS, Options(NONE)))
+    for i, (caption, steps, options) in enumerate(shots, 1):
+        running.message = f"picture {i} of {len(shots)}"
+        if running.stop.is_set() or host.interrupted():
+            raise job.Cancelled("Cancelled.")
+        try:
+            result = run(request, sampler_for(request), 1, steps, options)
+        except DodeError as error:
+            logging.warning("D-ODE: no picture of %s: %s", caption, error)
+            continue
+        if result.images:
+            yield result.images[0], caption
+
+
+def sampler_for(request: Request) -> str:
+    """The menu entry that runs the request's schedule."""
+    in_name = not host.schedule_names() and request.scheduler == "Karras"
+    return f"{samplers.NAME} Karras" if in_name else samplers.NAME

@@ -1,0 +1,165 @@
+"""What is read from the host, tested for by feature: forks differ, and versions say little."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from dode_core.identity import Identity, file_fingerprint
+from dode_core.library import PRESETS, Library
+
+Result = TypeVar("Result")
+TASK_PATIENCE = 30.0  # seconds until a thread that takes no task is taken for dead
+LORA = re.compile(r"<(?:lora|lyco):([^:>]+)((?::[^:>]*)*)>")
+
+
+def optional(name: str) -> ModuleType | None:
+    """A module of the host, None where this host has none of that name."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+def option(name: str, default: Any) -> Any:
+    """A setting of the host or of ours, its default where it is not known (yet)."""
+    from modules import shared
+
+    return getattr(shared.opts, "data", {}).get(name, default)
+
+
+def own_folder() -> Path:
+    """The folder for tables that cannot lie beside their checkpoint; ``--dode-dir`` names it."""
+    from modules import paths, shared
+
+    named = getattr(shared.cmd_opts, "dode_dir", None)
+    return Path(named).expanduser().absolute() if named else Path(paths.models_path) / "dode"
+
+
+def library() -> Library:
+    """The folders that hold table files."""
+    from modules import paths, sd_models, shared
+
+    beside = [
+        getattr(sd_models, "model_path", os.path.join(paths.models_path, "Stable-diffusion")),
+        getattr(shared.cmd_opts, "ckpt_dir", None),
+    ]
+    own = own_folder()
+    roots = [("checkpoints", os.path.abspath(path)) for path in beside if path]
+    roots += [("dode", os.fspath(own)), ("presets", os.fspath(PRESETS))]
+    return Library(tuple(roots), own, os.fspath(own), "press the refresh button")
+
+
+def checkpoint(upcoming: bool = False) -> Path | None:
+    """The file of the loaded checkpoint, or of the one that the next run will load.
+
+    Forge loads what was picked in its menu only when it is needed.
+    """
+    infos = [getattr(loaded_model(), "sd_checkpoint_info", None), _picked()]
+    for info in reversed(infos) if upcoming else infos:
+        filename = getattr(info, "filename", None)
+        if filename:
+            return Path(filename)
+    return None
+
+
+def _picked() -> Any:
+    """The checkpoint chosen in the menu, as far as the host says."""
+    from modules import shared
+
+    models = optional("modules.sd_models")
+    data = getattr(models, "model_data", None)
+    info = (getattr(data, "forge_loading_parameters", None) or {}).get("checkpoint_info")
+    if info is not None:
+        return info
+    chosen = getattr(shared.opts, "sd_model_checkpoint", None)
+    return getattr(models, "checkpoint_aliases", {}).get(chosen)
+
+
+def loaded_model() -> Any:
+    """The model in memory; asking ``shared.sd_model`` would load one."""
+    models = optional("modules.sd_models")
+    return getattr(getattr(models, "model_data", None), "sd_model", None)
+
+
+def identity(prompt: str = "", upcoming: bool = False) -> Identity:
+    """The loaded (or upcoming) checkpoint and the LoRAs that a prompt names."""
+    path = checkpoint(upcoming)
+    parts = {"file": file_fingerprint(path) if path else "", "patches": lora_mark(prompt)}
+    fingerprint = " ".join(f"{key}:{value}" for key, value in parts.items() if value)
+    name = path.name if path else "unknown"
+    return Identity(path, "".join(c if c.isprintable() else "_" for c in name), fingerprint)
+
+
+def lora_mark(prompt: str) -> str:
+    """Hash of the LoRAs in a prompt and their strengths; empty without any."""
+    lines = sorted(f"{name}{strengths}" for name, strengths in LORA.findall(prompt))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] if lines else ""
+
+
+def first_prompt(p: Any) -> str:
+    """The prompt of a run as it was written, LoRAs included."""
+    prompts = getattr(p, "all_prompts", None) or getattr(p, "prompt", "")
+    return str(prompts[0]) if isinstance(prompts, list) and prompts else str(prompts)
+
+
+def guidance(p: Any, extra_args: dict[str, Any]) -> float | None:
+    """The cfg that the denoiser will use; Forge and reForge have another one for the hires pass."""
+    if getattr(p, "is_hr_pass", False) and hasattr(p, "hr_cfg"):
+        return float(p.hr_cfg)
+    cfg = extra_args.get("cond_scale")
+    return float(cfg) if isinstance(cfg, int | float) else None
+
+
+def schedule_names() -> list[str]:
+    """Labels of the schedule dropdown; empty where samplers carry the schedule in their name."""
+    schedulers = optional("modules.sd_schedulers")
+    return [each.label for each in getattr(schedulers, "schedulers", [])]
+
+
+def interrupted() -> bool:
+    """Whether the user pressed Interrupt or Skip."""
+    from modules import shared
+
+    return bool(shared.state.interrupted or shared.state.skipped)
+
+
+def on_main_thread(body: Callable[[], Result]) -> Result:
+    """Run ``body`` where the host keeps its models: Forge and its kin have one thread for that.
+
+    Whatever ``body`` raises comes back, interrupts included: left to the hosts, some swallow an
+    exception and some lose the thread over it. Not to be called on that thread, which would wait
+    for itself. Where nobody takes tasks, this thread does the work.
+    """
+    outcome: list[tuple[Result | None, BaseException | None]] = []
+    claim, taken, done = threading.Lock(), threading.Event(), threading.Event()
+
+    def kept() -> None:
+        if not claim.acquire(blocking=False):
+            return  # the other one has it
+        taken.set()
+        try:
+            outcome.append((body(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        done.set()
+
+    thread = optional("modules_forge.main_thread")
+    if thread is not None:
+        run = thread.run_and_wait_result
+        threading.Thread(target=run, args=(kept,), name="dode-task", daemon=True).start()
+        taken.wait(TASK_PATIENCE)
+    kept()
+    done.wait()
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]

@@ -1,0 +1,125 @@
+"""What the accordion, the API and the grid choose for one run: which table, and how much of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from dode_core.errors import DodeError, TableError
+from dode_core.files import dump_tables
+from dode_core.library import Library, Stored, tables_in
+from dode_core.scale import MAX_SCALE
+from dode_core.table import LambdaTable
+
+from . import host
+
+AUTOMATIC, NONE = "Automatic", "None"
+ON_RUN = "dode_options"  # where a run carries its options
+ON_GRID = "dode_grid"  # and what a grid cell sets, which comes first
+
+
+@dataclass(frozen=True)
+class Options:
+    """table: ``Automatic``, ``None``, or a table's id or menu entry. scale: 0 plain, 1 table.
+
+    ``given`` are tables to choose from instead of those in files.
+    """
+
+    table: str = AUTOMATIC
+    scale: float = 1.0
+    given: tuple[LambdaTable, ...] | None = None
+
+
+def read(table: Any = AUTOMATIC, scale: Any = 1.0) -> tuple[Options, str]:
+    """Options from widgets or a request, and what was wrong with them."""
+    problems = []
+    if not isinstance(table, str) or not table or len(table) > 1000:
+        problems.append(f"the table is {str(table)[:40]!r}, not a text; {AUTOMATIC} is used")
+        table = AUTOMATIC
+    valid = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not valid or not 0 <= scale <= MAX_SCALE:
+        problems.append(
+            f"the lambda scale is {str(scale)[:40]}, not from 0 to {MAX_SCALE:g}; 1 is used"
+        )
+        scale = 1.0
+    return Options(table, float(scale)), "; ".join(problems)
+
+
+def of_run(p: Any) -> Options:
+    """The options of a processing object, with what a grid cell set on top."""
+    options = getattr(p, ON_RUN, None)
+    options = options if isinstance(options, Options) else Options()
+    return replace(options, **getattr(p, ON_GRID, {}))
+
+
+@lru_cache(maxsize=4096)
+def table_id(table: LambdaTable) -> str:
+    """Eight hexadecimal digits that name a table by what is in it."""
+    return hashlib.sha256(dump_tables([table])).hexdigest()[:8]
+
+
+def entry(library: Library, stored: Stored) -> str:
+    """A table's line in the menus."""
+    shown = library.shown(stored.file)
+    return f"{shown}: {stored.table.describe()} [{table_id(stored.table)}]"
+
+
+def menu() -> list[str]:
+    """What the table dropdown offers: for the loaded checkpoint, the own folder and presets."""
+    library = host.library()
+    found = [entry(library, stored) for stored in candidates(library)]
+    return [AUTOMATIC, NONE, *dict.fromkeys(found)]
+
+
+def candidates(library: Library) -> list[Stored]:
+    """The loaded checkpoint's tables first, then those that belong to no checkpoint's folder."""
+    found = library.find(host.identity(upcoming=True))
+    files = {each.file for each in found}
+    for name, file in library.listing().items():
+        if file not in files and not name.startswith("checkpoints/"):
+            found += [Stored(table, file) for table in readable(file)]
+    return found
+
+
+def everything(library: Library) -> list[Stored]:
+    """Every table of every file that can be read."""
+    files = library.listing().values()
+    return [Stored(table, file) for file in files for table in readable(file)]
+
+
+def readable(file: Any) -> Sequence[LambdaTable]:
+    """The tables of a file; none of one that is not valid, which the log names elsewhere."""
+    try:
+        return tables_in(file)
+    except DodeError:
+        return ()
+
+
+def chosen(table: str, library: Library) -> Stored:
+    """The table behind a menu entry or an id. Raises :class:`TableError`."""
+    wanted = wanted_id(table)
+    for stored in everything(library):
+        if table_id(stored.table) == wanted:
+            return stored
+    raise TableError(
+        f"Table {table[-60:]!r} is not among the table files here; put its file beside the "
+        f"checkpoint or into {library.own_name}, or choose {AUTOMATIC}."
+    )
+
+
+def wanted_id(table: str) -> str:
+    """The id in a menu entry, in an infotext's "file id", or on its own."""
+    return table.strip().rstrip("]").rsplit("[", 1)[-1].rsplit(" ", 1)[-1].lower()
+
+
+def number(text: Any, default: float) -> float:
+    """A finite number from an infotext."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return default
+    return value if math.isfinite(value) else default

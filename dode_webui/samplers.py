@@ -1,0 +1,122 @@
+"""D-ODE in the sampler dropdowns: one registration for every host, as often as one likes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from dode_core.solvers import SOLVERS
+
+from . import host
+from .sampling import sample_dode
+
+NAME = "D-ODE"
+HIDDEN = "D-ODE calibration"  # never in a menu
+MORE = ("ddim", "ipndm", "dpm_solver_2", "deis", "heun", "dpmpp_2m")
+MORE_SETTING = "dode_more_samplers"
+# What DPM++ 2M has as its automatic schedule; API answers allow strings and booleans only.
+OPTIONS: Mapping[str, str | bool] = {"scheduler": "karras"}
+
+
+def register() -> bool:
+    """Put the samplers in the menus; False, quietly, on a host that has no place for them."""
+    kdiffusion = host.optional("modules.sd_samplers_kdiffusion")
+    if not hasattr(kdiffusion, "KDiffusionSampler"):
+        return False
+    wanted = [NAME]
+    functions: dict[str, Callable[..., Any]] = {NAME: sample_dode}
+    if host.option(MORE_SETTING, False):
+        for name in MORE:
+            label = SOLVERS[name].label
+            functions[label] = partial(sample_dode, solver=name)
+            wanted.append(label)
+    drop([NAME, *(SOLVERS[name].label for name in MORE)])
+    for label in wanted:
+        if host.schedule_names():
+            add(label, functions[label], OPTIONS)
+        else:  # no dropdown for schedules: they are in the names
+            add(label, functions[label], {})
+            add(f"{label} Karras", functions[label], OPTIONS)
+    return True
+
+
+def drop(labels: list[str]) -> None:
+    """Take earlier entries out, those with a schedule in their name too."""
+    from modules import sd_samplers
+
+    old = {*labels, *(f"{label} Karras" for label in labels)}
+    sd_samplers.all_samplers[:] = [
+        each for each in sd_samplers.all_samplers if each.name not in old
+    ]
+    for label in old:
+        sd_samplers.all_samplers_map.pop(label, None)
+
+
+def add(label: str, function: Callable[..., Any], options: Mapping[str, str | bool]) -> None:
+    """One entry in every menu."""
+    from modules import sd_samplers
+
+    cut = cut_by(label)
+    if cut is not None:  # the host would read the end as a schedule, and fall back to DPM++ 2M
+        logging.warning("D-ODE: %r is left out, this host has a schedule named %r.", label, cut)
+        return
+    data = sampler_data(label, function, options)
+    sd_samplers.all_samplers.append(data)
+    sd_samplers.all_samplers_map[label] = data
+    refresh()
+
+
+def hide(function: Callable[..., Any], scheduler: str = "Karras") -> str:
+    """Make ``function`` a sampler that only a program can choose; its name.
+
+    Done anew for every calibration: other extensions rebuild the map from the menu.
+    """
+    from modules import sd_samplers
+
+    options = {} if not host.schedule_names() and scheduler != "Karras" else OPTIONS
+    sd_samplers.all_samplers_map[HIDDEN] = sampler_data(HIDDEN, function, options)
+    refresh()
+    return HIDDEN
+
+
+def unhide() -> None:
+    """Forget the hidden sampler."""
+    from modules import sd_samplers
+
+    sd_samplers.all_samplers_map.pop(HIDDEN, None)
+    refresh()
+
+
+def sampler_data(
+    label: str, function: Callable[..., Any], options: Mapping[str, str | bool]
+) -> Any:
+    """The host's own record of a k-diffusion sampler."""
+    from modules import sd_samplers_common, sd_samplers_kdiffusion
+
+    def construct(model: Any) -> Any:
+        return sd_samplers_kdiffusion.KDiffusionSampler(function, model)
+
+    aliases = [label.lower().replace(" ", "_").replace("+", "p")]
+    return sd_samplers_common.SamplerData(label, construct, aliases, dict(options))
+
+
+def cut_by(label: str) -> str | None:
+    """The schedule whose name this host would cut off the end of a sampler's name."""
+    schedulers = host.optional("modules.sd_schedulers")
+    for each in getattr(schedulers, "schedulers", []):
+        for name in (each.label, each.name, *(each.aliases or [])):
+            if label.lower().endswith(f" {name.lower()}"):
+                return name
+    return None
+
+
+def refresh() -> None:
+    """Have the host build its menus and look-ups from the lists anew."""
+    from modules import sd_samplers
+
+    sd_samplers.set_samplers()
+    lookup = getattr(sd_samplers, "get_sampler_and_scheduler", None)
+    if hasattr(lookup, "cache_clear"):
+        lookup.cache_clear()

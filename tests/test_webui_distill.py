@@ -1,0 +1,348 @@
+"""A distillation from request to file in every host, and everything that can stop it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from webui_host import HOSTS, Host, install, run_main_thread
+
+import dode_core as dode
+from dode_core.library import tables_in
+from dode_webui import calibration, distill, job, samplers
+from dode_webui.request import Request
+
+SMALL = {"samples": 4, "width": 64, "height": 64, "learn_sigmas": False, "cfg": 2.0}
+
+
+def request(**changes: Any) -> Request:
+    settings: dict[str, Any] = {"solver": "ddim", "steps": (4,), "scheduler": "Karras", **SMALL}
+    return Request(**{**settings, **changes})
+
+
+def finished(wanted: Request, pictures: bool = False) -> job.Job:
+    """A whole distillation."""
+    running = distill.begin(wanted, pictures)
+    assert running.ended.wait(120)
+    return running
+
+
+def is_free(host: Host) -> None:
+    """Nothing of a distillation is left behind, and the host still makes images."""
+    state = host.shared.state
+    assert state.job == "" and not state.interrupted and not state.skipped
+    assert samplers.HIDDEN not in host.sd_samplers.all_samplers_map
+    assert host.call_queue.queue_lock.acquire(timeout=5)
+    host.call_queue.queue_lock.release()
+    assert not getattr(host.shared.cmd_opts, "no_prompt_history", False)
+    host.fail = lambda: None
+    name = "D-ODE Karras" if host.kind == "classic" else "D-ODE"
+    assert host.txt2img(4, name).latent.isfinite().all()
+
+
+def test_a_table_beside_the_checkpoint(webui: Host) -> None:
+    running = finished(request())
+    assert running.state == job.DONE, running.error
+    outcome = running.result
+    (table,) = tables_in(webui.sidecar)
+    assert table.steps == 4 and table.cfg == 2.0 and table.solver == "ddim"
+    assert table.model_name == "model.safetensors"
+    assert table.model_fingerprint.startswith("file:") and table.seed == 0
+    assert outcome.file == webui.sidecar and outcome.shown == "checkpoints/model.dode.json"
+    assert table.errors and table.errors.distilled_fit < table.errors.plain_fit
+    assert webui.shared.state.jobs[-1] == "D-ODE distill"
+    is_free(webui)
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    p = webui.txt2img(4, name, cfg_scale=2.0)
+    assert p.extra_generation_params["D-ODE match"] == "exact" and not p.comments
+
+
+def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
+    """Same noise, same denoiser, no host: the same lambdas."""
+    finished(request())
+    (table,) = tables_in(webui.sidecar)
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        one, base = webui.denoise(x, sigma, ""), webui.denoise(x, sigma, "")
+        return base + (one - base) * 2.0
+
+    noise = torch.stack(
+        [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    )
+    sigmas = table.sigmas
+    (own,) = dode.distill_many(denoiser, noise * sigmas[0], [sigmas.tolist()], ["ddim"])
+    torch.testing.assert_close(table.lambdas, own.lambdas, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_table_in_every_host(tmp_path: Path) -> None:
+    tables = []
+    for kind in HOSTS:
+        host = install(kind, tmp_path / kind)
+        try:
+            run_main_thread(host)
+            samplers.register()
+            assert finished(request(prompts=("a fox", "two hens"))).state == job.DONE
+            tables += tables_in(host.sidecar)
+        finally:
+            host.remove()
+    for table in tables[1:]:
+        torch.testing.assert_close(table.lambdas, tables[0].lambdas, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(table.sigmas, tables[0].sigmas)
+
+
+def test_several_step_counts_and_the_best_solver(webui: Host) -> None:
+    running = finished(request(solver="best", steps=(4, 5, 6)))
+    assert running.state == job.DONE, running.error
+    assert [table.steps for table in running.result.tables] == [4, 5, 6]
+    assert all(len(table.stages) == table.steps for table in running.result.tables)
+    assert len(tables_in(webui.sidecar)) == 3
+
+
+def test_learned_sigmas(webui: Host) -> None:
+    running = finished(request(learn_sigmas=True, samples=8, batch_size=8))
+    assert running.state == job.DONE, running.error
+    (table,) = running.result.tables
+    assert table.columns == 2 and table.gain
+
+
+def test_schedules_that_start_elsewhere_at_every_step_count(webui: Host) -> None:
+    if webui.kind == "classic":
+        return
+    running = finished(request(scheduler="Simple", steps=(4, 6)))
+    assert running.state == job.DONE, running.error
+    starts = {float(table.sigmas[0]) for table in running.result.tables}
+    assert len(starts) == 2
+
+
+def test_prompts_take_turns_whatever_the_batch(webui: Host) -> None:
+    prompts = ("one", "three", "seventeen")
+    webui.log.clear()
+    running = finished(request(prompts=prompts, samples=7, batch_size=2))
+    assert running.state == job.DONE, running.error
+    used = {tuple(call["prompts"]) for call in webui.log}
+    turns = [prompts[i % 3] for i in range(7)]  # micro-batches are slices of this
+    slices = {tuple(turns[i : i + n]) for i in range(7) for n in (1, 2)}
+    assert used <= slices and {prompt for each in used for prompt in each} == set(prompts)
+    assert max(map(len, used)) == 2
+    assert {call["cfg"] for call in webui.log} == {2.0}
+    assert {call["step"] for call in webui.log} == {0, 1, 2, 3}, "prompts change as in a run"
+
+
+def test_pictures_without_with_and_converged(webui: Host) -> None:
+    running = finished(request(), pictures=True)
+    captions = [caption for _, caption in running.result.pictures]
+    assert captions == ["4 steps, no table", "4 steps, D-DDIM", "40 steps, no table"]
+    is_free(webui)
+
+
+def test_the_host_is_kept_to_itself(webui: Host) -> None:
+    """Nothing else starts while it runs, and it waits for what was there before."""
+    webui.call_queue.queue_lock.acquire()
+    running = distill.begin(request(), pictures=False)
+    try:
+        assert not running.ended.wait(0.2)
+        assert running.state == job.WAITING and "waiting" in running.status()
+        with pytest.raises(job.Busy, match="under way already"):
+            distill.begin(request())
+    finally:
+        webui.call_queue.queue_lock.release()
+    seen = []
+
+    def look() -> None:
+        seen.append(webui.call_queue.queue_lock.acquire(blocking=False))
+
+    def from_outside() -> None:
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+
+    webui.fail = from_outside
+    assert running.ended.wait(120) and running.state == job.DONE
+    assert seen and not any(seen)
+
+
+def test_forges_own_thread_runs_it(webui: Host) -> None:
+    finished(request())
+    assert webui.tasks == (0 if webui.kind == "a1111" else 1)
+
+
+def test_where_nobody_takes_tasks(webui: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is done all the same, and once, also when somebody comes late."""
+    from dode_webui import host
+
+    thread = webui.modules.get("modules_forge.main_thread")
+    if thread is None:
+        return
+    thread.stop()
+    assert thread.stopped.wait(60)
+    monkeypatch.setattr(host, "TASK_PATIENCE", 0.1)
+    done: list[int] = []
+    assert host.on_main_thread(lambda: done.append(1) or 8) == 8 and webui.tasks == 0
+    run_main_thread(webui)
+    assert done == [1]
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt", "skip"])
+def test_cancelled_within_one_model_call(webui: Host, how: str) -> None:
+    calls: list[int] = []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 5:
+            if how == "cancel":
+                running.cancel()
+            elif how == "interrupt":
+                webui.shared.state.interrupt()
+            else:
+                webui.shared.state.skipped = True
+
+    webui.fail = stop
+    with webui.call_queue.queue_lock:
+        running = distill.begin(request(), pictures=True)
+    assert running.ended.wait(60)
+    assert running.state == job.CANCELLED and len(calls) <= 6
+    assert "nothing was written" in running.status()
+    assert not webui.sidecar.exists()
+    is_free(webui)
+    assert finished(request()).state == job.DONE, "and it can be started again"
+
+
+def test_cancelled_before_its_turn(webui: Host) -> None:
+    webui.log.clear()
+    with webui.call_queue.queue_lock:
+        running = distill.begin(request())
+        running.cancel()
+    assert running.ended.wait(60) and running.state == job.CANCELLED
+    assert not webui.log and not webui.sidecar.exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), BaseException("odd"), KeyError(3)])
+def test_errors_come_back_and_leave_the_host_usable(webui: Host, error: BaseException) -> None:
+    calls: list[int] = []
+
+    def fail() -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise error
+
+    webui.fail = fail
+    running = finished(request(), pictures=True)
+    assert running.state == job.FAILED and running.error is error
+    assert not webui.sidecar.exists()
+    is_free(webui)
+
+
+def test_a_model_that_gives_nan(webui: Host) -> None:
+    healthy = webui.denoise
+    webui.denoise = lambda x, sigma, prompt: x * float("nan")
+    running = finished(request())
+    assert running.state == job.FAILED and "not finite" in running.status()
+    assert not webui.sidecar.exists()
+    webui.denoise = healthy
+    is_free(webui)
+
+
+def test_memory_that_runs_out_halves_the_batch(webui: Host) -> None:
+    sizes: list[int] = []
+    healthy = webui.denoise
+
+    def small(x: torch.Tensor, sigma: torch.Tensor, prompt: str) -> torch.Tensor:
+        return healthy(x, sigma, prompt)
+
+    webui.denoise = small
+
+    def full() -> None:
+        sizes.append(1)
+        if len(sizes) in (2, 5):
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")
+
+    webui.fail = full
+    running = finished(request(batch_size=4))
+    assert running.state == job.DONE, running.error
+    assert {len(call["prompts"]) for call in webui.log[-4:]} == {1}
+    (table,) = tables_in(webui.sidecar)
+    webui.fail = lambda: None
+    webui.sidecar.unlink()
+    finished(request(batch_size=1))
+    (same,) = tables_in(webui.sidecar)
+    torch.testing.assert_close(table.lambdas, same.lambdas, rtol=1e-6, atol=1e-9)
+
+
+def test_memory_that_is_too_small_for_one(webui: Host) -> None:
+    def full() -> None:
+        raise RuntimeError("CUDA out of memory.")
+
+    webui.fail = full
+    running = finished(request())
+    assert running.state == job.FAILED and "Memory ran out with one latent" in running.status()
+    is_free(webui)
+
+
+def test_a_file_that_is_no_table_file_is_refused_before_the_work(webui: Host) -> None:
+    webui.sidecar.write_text("mine")
+    webui.log.clear()
+    running = finished(request())
+    assert running.state == job.FAILED and "model.dode.json" in running.status()
+    assert not webui.log and webui.sidecar.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written(webui: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dode_core import files
+
+    honest = files.write_atomically
+
+    def refusing(path: Path, raw: bytes) -> None:
+        if path.parent == webui.checkpoint.parent:
+            raise dode.TableError("cannot be written") from PermissionError(13, "Permission denied")
+        honest(path, raw)
+
+    monkeypatch.setattr(files, "write_atomically", refusing)
+    running = finished(request())
+    outcome = running.result
+    assert outcome.file.parent == webui.folder / "dode" and "Permission denied" in outcome.note
+    assert outcome.shown.startswith("dode/model-")
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    p = webui.txt2img(4, name, cfg_scale=2.0)
+    assert p.extra_generation_params["D-ODE match"] == "exact", "and it is found there"
+
+
+def test_the_hosts_prompt_history_is_left_alone(webui: Host) -> None:
+    webui.txt2img(2, "D-ODE")
+    before = (webui.folder / "params.txt").read_text()
+    finished(request(prompts=("something else",)), pictures=True)
+    assert (webui.folder / "params.txt").read_text() == before
+
+
+def test_tables_are_added_to_those_that_are_there(webui: Host) -> None:
+    finished(request())
+    finished(request(cfg=5.0))
+    finished(request())
+    assert [table.cfg for table in tables_in(webui.sidecar)] == [5.0, 2.0]
+
+
+def test_the_noise_is_scaled_as_the_host_scales_it(webui: Host) -> None:
+    assert calibration.start_scale(10.0, "ve") == 10.0
+    webui.shared.opts.data["sgm_noise_multiplier"] = True
+    assert calibration.start_scale(10.0, "ve") == pytest.approx(101**0.5)
+    assert calibration.start_scale(1.0, "flow") == 1.0
+
+
+def test_the_estimate_leaves_the_first_calls_out() -> None:
+    now = [0.0]
+    clock = job.Clock(now=lambda: now[0])
+    assert clock.text() == "preparing"
+    for done in range(1, 12):
+        now[0] += 60.0 if done <= job.WARM_UP else 0.5  # loading, then half a second each
+        clock.update(done, 111, "part 1 of 1")
+        if done == 1:
+            assert clock.left() is None and "measuring" in clock.text()
+    assert clock.left() == pytest.approx(50.0)
+    assert clock.text() == "part 1 of 1: 11 of at most 111 model calls, at most 50 s left"
+    clock.update(1, 30, "part 2 of 2")
+    assert clock.left() is None, "another part, other calls"
+    assert [job.duration(s) for s in (0.1, 99, 100, 5000, 9000)] == [
+        "1 s", "99 s", "2 min", "83 min", "2.5 h",
+    ]  # fmt: skip

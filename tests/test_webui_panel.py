@@ -1,0 +1,392 @@
+"""Tab, accordion, infotext, grid and hooks, with a gradio that only records what is built."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from tables import made_up
+from webui_host import Host
+
+import dode_core as dode
+from dode_core.identity import file_fingerprint
+from dode_webui import accordion, grid, options, panel, sampling
+from dode_webui.options import AUTOMATIC
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST_WIDGETS = {
+    panel.PROMPT: "a fox", panel.NEGATIVE: "", panel.CFG: 2.0, panel.WIDTH: 64,
+    panel.HEIGHT: 64, panel.STEPS: 4,
+}  # fmt: skip
+
+
+class Component:
+    """A widget: what it was made with, and what its events call."""
+
+    def __init__(self, kind: str, *args: Any, **kwargs: Any) -> None:
+        self.kind, self.args, self.options, self.events = kind, args, kwargs, []
+
+    def __enter__(self) -> Component:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def click(self, fn: Any, inputs: Any, outputs: Any, queue: bool = True) -> None:
+        self.events.append((fn, inputs, outputs))
+
+
+@pytest.fixture
+def built(webui: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Component]]:
+    """Every component that is built, in order."""
+    made: list[Component] = []
+    gradio = ModuleType("gradio")
+
+    def maker(kind: str) -> Any:
+        def make(*args: Any, **kwargs: Any) -> Component:
+            made.append(Component(kind, *args, **kwargs))
+            return made[-1]
+
+        return make
+
+    kinds = "Blocks Row Column Accordion Dropdown Button Slider Markdown HTML Image Gallery Textbox"
+    for kind in (*kinds.split(), "Checkbox", "Radio", "Number", "State"):
+        setattr(gradio, kind, maker(kind))
+    gradio.update = lambda **kwargs: {"__type__": "update", **kwargs}
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    if webui.kind == "a1111":
+        webui.modules["modules.ui_components"].ToolButton = maker("ToolButton")
+    accordion.reset()
+    yield made
+    accordion.reset()
+
+
+def of(built: list[Component], elem_id: str) -> Component:
+    (found,) = [each for each in built if each.options.get("elem_id") == elem_id]
+    return found
+
+
+def keep(host: Host, *tables: dode.LambdaTable) -> None:
+    dode.save_tables(host.sidecar, tables)
+
+
+def test_the_accordion(webui: Host, built: list[Component]) -> None:
+    """The script's values are the table and the scale; the button waits for the host's widgets."""
+    script = SimpleNamespace()
+    inputs = accordion.build(script, False)
+    assert [each.options["elem_id"] for each in inputs] == [
+        "txt2img_dode_table",
+        "txt2img_dode_scale",
+    ]
+    assert [field[0].options["elem_id"] for field in script.infotext_fields][:2] == [
+        "txt2img_dode_table",
+        "txt2img_dode_scale",
+    ]
+    button = of(built, "txt2img_dode_distill")
+    for elem_id in (*HOST_WIDGETS, "txt2img_other", None):
+        assert not button.events
+        accordion.capture(f"<{elem_id}>", elem_id)
+        if elem_id == panel.STEPS:
+            break
+    ((_, wired, _),) = button.events
+    assert wired == [f"<{elem_id}>" for elem_id in panel.CAPTURED]
+    accordion.build(SimpleNamespace(), True)
+    ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
+    assert len(ids) == len(set(ids)), "img2img has ids of its own"
+
+
+def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> None:
+    for turn in range(2):
+        built.clear()
+        accordion.reset()
+        accordion.build(SimpleNamespace(), False)
+        for elem_id in HOST_WIDGETS:
+            accordion.capture((turn, elem_id), elem_id)
+        ((_, wired, _),) = of(built, "txt2img_dode_distill").events
+        assert {each[0] for each in wired} == {turn}
+
+
+def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]) -> None:
+    accordion.build(SimpleNamespace(), False)
+    for elem_id in HOST_WIDGETS:
+        accordion.capture(elem_id, elem_id)
+    ((run, _, _),) = of(built, "txt2img_dode_distill").events
+    scheduler = [] if webui.kind == "classic" else ["Karras"]
+    seen = list(run(*HOST_WIDGETS.values(), *scheduler))
+    assert all(isinstance(each, str) for each in seen)
+    assert "4 steps, 2 columns + gain" in seen[-1] or "4 steps" in seen[-1]
+    assert "saved in checkpoints/model.dode.json" in seen[-1] and webui.sidecar.exists()
+
+
+def tab(webui: Host, built: list[Component]) -> Component:
+    """The tab's button."""
+    for elem_id in HOST_WIDGETS:
+        accordion.capture(elem_id, elem_id)
+    ((_, title, elem_id),) = panel.tabs()
+    assert (title, elem_id) == ("D-ODE", "dode_tab")
+    return of(built, "dode_distill")
+
+
+VALUES = ["D-DDIM", "4", "Karras", False, 4, 4, 0, panel.CURRENT, ""]
+TXT2IMG = ["a fox", "", 2.0, 64, 64]
+
+
+def test_the_tab(webui: Host, built: list[Component]) -> None:
+    ((run, inputs, outputs),) = tab(webui, built).events
+    assert len(inputs) == len(VALUES) + len(TXT2IMG) and len(outputs) == 3
+    labels = [each.options["label"] for each in built if "label" in each.options]
+    assert len(labels) == len(set(labels)), "the host keeps what users set by label"
+    seen = list(run(*VALUES, *TXT2IMG))
+    assert all(len(each) == 3 for each in seen)
+    status, plot, pictures = seen[-1]
+    assert "D-DDIM, 4 steps" in status and "saved in" in status
+    assert plot.size[0] > 300 and [caption for _, caption in pictures][1] == "4 steps, D-DDIM"
+
+
+def test_plots_of_several_tables_and_without_matplotlib(
+    webui: Host, built: list[Component], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    several = [VALUES[0], "4-5", *VALUES[2:]]
+    assert list(run(*several, *TXT2IMG))[-1][1] is not None
+    honest = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return honest(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    status, plot, pictures = list(run(*VALUES, *TXT2IMG))[-1]
+    assert plot is None and "Plots need matplotlib" in status and pictures
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (1, "ten", "Steps &#x27;ten&#x27;"),
+        (2, "<script>", "&lt;script&gt;"),
+        (7, panel.LIST, "No prompt is given"),
+        (12, 100, "multiples of 8"),
+        (4, None, "int()"),
+    ],
+)
+def test_what_the_tab_refuses(
+    webui: Host, built: list[Component], place: int, value: Any, said: str
+) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    values = [*VALUES, *TXT2IMG]
+    values[place] = value
+    ((status, plot, pictures),) = list(run(*values))
+    assert said in status and "<script>" not in status and "class='error'" in status
+    assert plot is None and pictures == [] and not webui.sidecar.exists()
+
+
+def test_a_list_of_prompts(webui: Host, built: list[Component]) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    webui.log.clear()
+    list(run(*VALUES[:7], panel.LIST, "one\n\n  two \n", *TXT2IMG))
+    used = {prompt for call in webui.log for prompt in call["prompts"]}
+    assert used == {"one", "two"}
+
+
+def test_a_second_click_watches_what_runs(webui: Host, built: list[Component]) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    with webui.call_queue.queue_lock:
+        first = run(*VALUES, *TXT2IMG)
+        assert "waiting" in next(first)[0]
+        second = run(*VALUES, *TXT2IMG)
+        assert "waiting" in next(second)[0]
+    ends = list(second)[-1][0], list(first)[-1][0]
+    assert ends[0] == ends[1] and "saved in" in ends[0]
+
+
+def test_cancel_and_errors_are_shown(webui: Host, built: list[Component]) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    ((cancel, _, outputs),) = of(built, "dode_cancel").events
+    assert outputs == [], "an answer that comes late must not hide the end"
+    cancel()  # nothing runs: nothing happens
+    webui.call_queue.queue_lock.acquire()
+    watching = run(*VALUES, *TXT2IMG)
+    next(watching)
+    cancel()
+    assert "cancelling" in next(watching)[0]
+    webui.call_queue.queue_lock.release()
+    assert "nothing was written" in list(watching)[-1][0]
+
+    def broken() -> None:
+        raise RuntimeError("<b>broken</b>")
+
+    webui.fail = broken
+    assert "&lt;b&gt;broken" in list(run(*VALUES, *TXT2IMG))[-1][0]
+
+
+def test_without_gradios_queue_there_are_no_generators(webui: Host, built: list[Component]) -> None:
+    """gradio would refuse to start the whole UI."""
+    webui.shared.cmd_opts.no_gradio_queue = True
+    ((run, _, _),) = tab(webui, built).events
+    status, _, _ = run(*VALUES, *TXT2IMG)
+    assert "saved in" in status
+
+
+def test_the_tab_without_the_hosts_widgets(webui: Host, built: list[Component]) -> None:
+    panel.tabs()
+    assert [each.args for each in built if each.kind == "State"] == [
+        ("",), ("",), (7.0,), (512,), (512,),
+    ]  # fmt: skip
+
+
+def params(p: Any) -> dict[str, Any]:
+    """The infotext of a run as a host reads it back: texts."""
+    return {key: str(value) for key, value in p.extra_generation_params.items()}
+
+
+def test_infotext_round_trip(webui: Host, built: list[Component]) -> None:
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    sigmas = webui.txt2img(6, name).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    good = made_up("ddim", sigmas, model_fingerprint=mark, error=0.1)
+    other = made_up("deis", sigmas, model_fingerprint=mark, error=0.9)
+    keep(webui, good, other)
+    chosen = options.Options(options.table_id(other), 0.5)
+    image = webui.txt2img(6, name, dode_options=chosen)
+    restored = accordion.paste_table(params(image))["value"]
+    assert restored in options.menu() and restored.endswith(f"[{options.table_id(other)}]")
+    assert accordion.paste_scale(params(image)) == 0.5 and not accordion.paste_note(params(image))
+    again = webui.txt2img(6, name, dode_options=options.Options(restored, 0.5))
+    assert again.latent.equal(image.latent)
+
+    automatic = webui.txt2img(6, name)
+    pinned = accordion.paste_table(params(automatic))["value"]
+    assert pinned.endswith(f"[{options.table_id(good)}]"), "a better table may come"
+    assert accordion.paste_scale(params(automatic)) == 1.0
+    none = webui.txt2img(6, name, dode_options=options.Options("None"))
+    assert accordion.paste_table(params(none))["value"] == "None"
+
+    webui.sidecar.unlink()
+    assert accordion.paste_table(params(image))["value"] == AUTOMATIC
+    note = accordion.paste_note(params(image))
+    assert f"model.dode.json {options.table_id(other)}" in note and "not among" in note
+
+
+def test_pasting_images_of_two_tables_or_of_others(webui: Host, built: list[Component]) -> None:
+    two = {sampling.TABLE: "a 11111111", sampling.hires(sampling.TABLE): "a 22222222"}
+    assert accordion.paste_table(two)["value"] == AUTOMATIC
+    assert "11111111 and a 22222222" in accordion.paste_note(two)
+    assert accordion.paste_table({"Steps": "20"}) is None
+    assert accordion.paste_scale({"Steps": "20"}) is None
+    assert accordion.paste_note({"Steps": "20"}) == ""
+    for bad in ("nan", "1e999", "x", ""):
+        assert accordion.paste_scale({sampling.TABLE: "none", sampling.SCALE: bad}) == 1.0
+
+
+def test_tables_of_two_cfgs_are_not_one(webui: Host, built: list[Component]) -> None:
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    sigmas = webui.txt2img(6, name).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, *(made_up("ddim", sigmas, model_fingerprint=mark, cfg=c) for c in (5.0, 9.0)))
+    image = webui.txt2img(6, name)
+    assert params(image)[sampling.MATCH] == "exact between cfgs"
+    assert accordion.paste_table(params(image))["value"] == AUTOMATIC
+    assert webui.txt2img(6, name).latent.equal(image.latent)
+
+
+def grid_module(webui: Host) -> Any:
+    """The host's grid script, loaded as a script."""
+
+    class AxisOption:
+        def __init__(self, label: str, type: Any, apply: Any, **known: Any) -> None:
+            assert set(known) <= {"format_value", "confirm", "cost", "choices", "prepare"}
+            self.label, self.type, self.apply = label, type, apply
+            self.choices, self.confirm = known.get("choices"), known.get("confirm")
+            self.format_value = known.get("format_value")
+
+    module = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Seed", int, None)])
+    others = SimpleNamespace(axis_options="not a list"), SimpleNamespace()
+    webui.scripts.scripts_data = [SimpleNamespace(module=each) for each in (*others, module)]
+    return module
+
+
+def test_grid_axes(webui: Host) -> None:
+    module = grid_module(webui)
+    for _ in range(2):
+        grid.add_axes()
+    assert [each.label for each in module.axis_options] == ["Seed", grid.TABLE, grid.SCALE]
+    table, scale = module.axis_options[1:]
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    mine = made_up("deis", webui.txt2img(6, name).sigmas.tolist())
+    keep(webui, mine)
+    entry = next(line for line in table.choices() if "DEIS" in line)
+    latents = []
+    for value in (AUTOMATIC, "None", entry, options.table_id(mine)):
+        p = webui.txt2img(2, name)
+        table.apply(p, value, [])
+        scale.apply(p, 1.0, [])
+        accordion.apply(p, "None", 0.0)  # what the accordion says, which a cell overrides
+        latents.append(webui.txt2img(6, name, dode_grid=p.dode_grid).latent)
+    assert latents[0].equal(latents[2]) and latents[2].equal(latents[3])
+    assert not latents[0].equal(latents[1])
+    assert table.format_value(None, table, entry) == f"D-ODE table: {options.table_id(mine)}"
+    assert table.format_value(None, table, AUTOMATIC) == "D-ODE table: Automatic"
+    table.confirm(None, [AUTOMATIC, "None", entry])
+    with pytest.raises(dode.TableError, match="is not among"):
+        table.confirm(None, ["ffffffff"])
+    scale.confirm(None, [0.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="not from 0 to 2"):
+        scale.confirm(None, [3.0])
+
+
+def test_flag_for_the_folder(webui: Host, tmp_path: Path) -> None:
+    from dode_webui import host
+
+    parser = argparse.ArgumentParser()
+    runpy.run_path(str(ROOT / "preload.py"))["preload"](parser)
+    assert parser.parse_args([]).dode_dir is None
+    assert host.own_folder() == webui.folder / "dode"
+    webui.shared.cmd_opts.dode_dir = parser.parse_args(["--dode-dir", str(tmp_path)]).dode_dir
+    assert host.own_folder() == tmp_path and host.library().own == tmp_path
+
+
+@pytest.mark.parametrize("has", [True, False, None])
+def test_install_hook(
+    has: bool | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Silent; pip only where matplotlib is missing; no network is no error."""
+    asked: list[str] = []
+    launch = ModuleType("launch")
+
+    def run_pip(command: str, what: str) -> None:
+        asked.append(command)
+        raise RuntimeError("no network")
+
+    launch.is_installed, launch.run_pip = (lambda name: has), run_pip  # type: ignore[attr-defined]
+    if has is None:
+        monkeypatch.delitem(sys.modules, "launch", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "launch", launch)
+    runpy.run_path(str(ROOT / "install.py"))
+    assert asked == ([] if has in (True, None) else ["install matplotlib"])
+    assert capsys.readouterr() == ("", "")
+
+
+def test_loading_costs_no_heavy_import() -> None:
+    """torch is the host's already; plots and pictures come when they are asked for."""
+    import subprocess
+
+    program = (
+        "import sys; sys.path.insert(0, '.'); import torch, numpy; before = set(sys.modules);"
+        "import dode_webui.accordion, dode_webui.api, dode_webui.grid, dode_webui.settings;"
+        "heavy = {'matplotlib', 'PIL', 'gradio', 'fastapi', 'modules', 'k_diffusion'};"
+        "print(sorted(heavy & {name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

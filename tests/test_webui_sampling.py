@@ -1,0 +1,344 @@
+"""Sampling in every host: the numbers, the choice of a table, and what the infotext says."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from tables import made_up
+from webui_host import CFGDenoiser, Host, InterruptedException
+
+import dode_core as dode
+from dode_core.identity import file_fingerprint
+from dode_webui import accordion, options
+from dode_webui.options import Options
+
+
+def sampler(host: Host) -> str:
+    """The entry that runs Karras."""
+    return "D-ODE Karras" if host.kind == "classic" else "D-ODE"
+
+
+def grid(host: Host, steps: int = 6) -> Any:
+    """The sigmas of a run."""
+    return host.txt2img(steps, sampler(host)).sigmas.tolist()
+
+
+def keep(host: Host, *tables: dode.LambdaTable) -> None:
+    """Put tables beside the checkpoint."""
+    dode.save_tables(host.sidecar, tables)
+
+
+def mark(host: Host) -> str:
+    return f"file:{file_fingerprint(host.checkpoint)}"
+
+
+def model(host: Host, cfg: float = 7.0) -> Any:
+    """The guided denoiser without a host around it."""
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        one, base = host.denoise(x, sigma, "a fox"), host.denoise(x, sigma, "")
+        return base + (one - base) * cfg
+
+    return denoiser
+
+
+def test_without_a_table_it_is_k_diffusions_dpmpp_2m(
+    webui: Host, k_diffusion_sampling: ModuleType
+) -> None:
+    p = webui.txt2img(7, sampler(webui), seed=3)
+    peer = k_diffusion_sampling.sample_dpmpp_2m(model(webui), p.start, p.sigmas, disable=True)
+    torch.testing.assert_close(p.latent, peer, rtol=1e-4, atol=1e-5)
+    params = p.extra_generation_params
+    assert params["D-ODE table"] == "none" and params["D-ODE match"] == "uncalibrated"
+    assert params["D-ODE solver"] == "DPM++ 2M"
+    assert "no table" in p.comments[0] and "7 steps" in p.comments[0]
+
+
+def test_a_table_at_scale_0_is_k_diffusions_euler(
+    webui: Host, k_diffusion_sampling: ModuleType
+) -> None:
+    keep(webui, made_up("ddim", grid(webui), model_fingerprint=mark(webui), cfg=7.0))
+    p = webui.txt2img(6, sampler(webui), dode_options=Options(scale=0.0))
+    peer = k_diffusion_sampling.sample_euler(model(webui), p.start, p.sigmas, disable=True)
+    torch.testing.assert_close(p.latent, peer, rtol=1e-4, atol=1e-5)
+    assert p.extra_generation_params["D-ODE scale"] == "0"
+
+
+def test_adams_bashforth_lambdas_are_k_diffusions_lms(
+    webui: Host, k_diffusion_sampling: ModuleType
+) -> None:
+    """The table itself reaches the numbers: h_k / (2 h_{k-1}) makes a second-order LMS."""
+    sigmas = grid(webui)
+    h = [b - a for a, b in zip(sigmas, sigmas[1:], strict=False)]
+    rows = [[0.0], *([h[k] / (2 * h[k - 1])] for k in range(1, len(h)))]
+    keep(webui, dode.LambdaTable("ddim", torch.tensor(sigmas), torch.tensor(rows)))
+    p = webui.txt2img(6, sampler(webui))
+    peer = k_diffusion_sampling.sample_lms(model(webui), p.start, p.sigmas, disable=True, order=2)
+    torch.testing.assert_close(p.latent, peer, rtol=1e-3, atol=1e-4)
+    assert p.extra_generation_params["D-ODE match"] == "exact"
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.5])
+def test_exactly_what_the_core_makes_of_the_table(webui: Host, scale: float) -> None:
+    table = made_up("ipndm", grid(webui), model_fingerprint=mark(webui), cfg=7.0)
+    keep(webui, table)
+    p = webui.txt2img(6, sampler(webui), dode_options=Options(scale=scale))
+    scaled = dode.LambdaTable("ipndm", table.sigmas, table.lambdas * scale)
+    own = dode.sample(model(webui), p.start, p.sigmas, disable=True, table=scaled)
+    torch.testing.assert_close(p.latent, own, rtol=1e-4, atol=1e-4)
+    assert p.callbacks == list(range(6))
+
+
+def test_infotext_of_an_exact_table(webui: Host) -> None:
+    table = made_up("deis", grid(webui), model_fingerprint=mark(webui), cfg=7.0)
+    keep(webui, table)
+    p = webui.txt2img(6, sampler(webui))
+    known = {k: v for k, v in p.extra_generation_params.items() if k.startswith("D-ODE")}
+    assert known == {
+        "D-ODE table": f"model.dode.json {options.table_id(table)}",
+        "D-ODE solver": "D-DEIS",
+        "D-ODE match": "exact",
+    }
+    assert all(isinstance(value, str) for value in known.values()), "lists mean one per image"
+    assert not p.comments
+
+
+def test_the_hires_pass_has_its_own_range_cfg_and_infotext(webui: Host) -> None:
+    main = grid(webui)
+    hr_cfg = {"hr_cfg": 3.0} if webui.kind in ("forge", "reforge") else {}
+    settings: dict[str, Any] = {"enable_hr": True, "denoising_strength": 0.5, **hr_cfg}
+    part = webui.txt2img(6, sampler(webui), **settings).sigmas.tolist()
+    assert part[0] < main[0]
+    own_cfg = 3.0 if hr_cfg else 7.0
+    tables = [
+        made_up("ddim", main, model_fingerprint=mark(webui), cfg=7.0),
+        made_up("ipndm", part, model_fingerprint=mark(webui), cfg=own_cfg, draw=1),
+        made_up("deis", part, model_fingerprint=mark(webui), cfg=11.0, draw=2, error=0.1),
+    ]
+    keep(webui, *tables)
+    webui.log.clear()
+    p = webui.txt2img(6, sampler(webui), **settings)
+    params = p.extra_generation_params
+    assert params["D-ODE solver"] == "D-DDIM" and params["D-ODE match"] == "exact"
+    assert params["D-ODE hires solver"] == "D-PNDM", "the nearest cfg decides"
+    assert params["D-ODE hires match"] == "exact"
+    assert params["D-ODE hires table"].endswith(options.table_id(tables[1]))
+    assert [call["cfg"] for call in webui.log] == [7.0] * 6 + [own_cfg] * 6
+
+
+def test_image_to_image_takes_a_slice(webui: Host) -> None:
+    keep(webui, made_up("ddim", grid(webui, 8), model_fingerprint=mark(webui)))
+    latent = torch.zeros(1, 4, 8, 8)
+    p = webui.txt2img(8, sampler(webui), init_latent=latent, denoising_strength=0.5)
+    assert len(p.sigmas) == 5
+    assert p.extra_generation_params["D-ODE match"] == "slice"
+    assert p.callbacks == [0, 1, 2, 3] and p.latent.isfinite().all()
+
+
+def test_other_step_counts_interpolate(webui: Host) -> None:
+    keep(webui, made_up("ddim", grid(webui, 8), model_fingerprint=mark(webui)))
+    p = webui.txt2img(7, sampler(webui))
+    assert p.extra_generation_params["D-ODE match"] == "interpolated"
+
+
+def test_a_schedule_with_another_step_count_than_the_slider(webui: Host) -> None:
+    """The DDIM schedule makes 7 steps of 6: the sigmas count."""
+    if webui.kind != "forge":
+        return
+    p = webui.txt2img(6, scheduler="DDIM")
+    assert len(p.sigmas) == 8 and p.callbacks == list(range(7))
+    p = webui.txt2img(6, scheduler="KL Optimal")
+    assert p.sigmas[-1] > 0 and p.latent.isfinite().all()
+
+
+def test_steps_are_counted_once_where_a_step_costs_two_evaluations(webui: Host) -> None:
+    """Prompts that change by step would run ahead."""
+    keep(webui, made_up("heun", grid(webui, 4), model_fingerprint=mark(webui)))
+    webui.log.clear()
+    p = webui.txt2img(4, sampler(webui))
+    assert p.extra_generation_params["D-ODE solver"] == "D-EDM"
+    assert [call["step"] for call in webui.log] == [0, 0, 1, 1, 2, 2, 3]
+    assert p.callbacks == [0, 1, 2, 3]
+
+
+def test_learned_sigmas_and_their_scale(webui: Host) -> None:
+    own = grid(webui)
+    moved = [own[0], *(sigma * 0.8 for sigma in own[1:-1]), 0.0]
+    table = made_up("ddim", moved, columns=2, gain=True, learned_sigmas=True)
+    keep(webui, table)
+    p = webui.txt2img(6, sampler(webui))
+    expected = dode.sample(model(webui), p.start, own, disable=True, table=table)
+    torch.testing.assert_close(p.latent, expected, rtol=1e-4, atol=1e-3)
+    p = webui.txt2img(6, sampler(webui), dode_options=Options(scale=0.0))
+    plain = dode.sample(model(webui), p.start, own, disable=True, solver="ddim")
+    torch.testing.assert_close(p.latent, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_of_choice(webui: Host) -> None:
+    good = made_up("ddim", grid(webui), error=0.1)
+    other = made_up("deis", grid(webui), draw=1, error=0.9)
+    keep(webui, good, other)
+    for chosen in (options.table_id(other), *[m for m in options.menu() if "DEIS" in m]):
+        p = webui.txt2img(6, sampler(webui), dode_options=Options(chosen))
+        assert p.extra_generation_params["D-ODE solver"] == "D-DEIS"
+        assert p.extra_generation_params["D-ODE choice"] == options.table_id(other)
+    p = webui.txt2img(6, sampler(webui), dode_options=Options("None"))
+    assert p.extra_generation_params["D-ODE match"] == "uncalibrated"
+    assert p.extra_generation_params["D-ODE choice"] == "None"
+    p = webui.txt2img(6, sampler(webui))
+    assert p.extra_generation_params["D-ODE solver"] == "D-DDIM"
+
+
+@pytest.mark.parametrize("table", ["12345678", "no [deadbeef]", "../../etc/passwd", "💥"])
+def test_a_chosen_table_that_is_not_there(webui: Host, table: str) -> None:
+    keep(webui, made_up("ddim", grid(webui)))
+    p = webui.txt2img(6, sampler(webui), dode_options=Options(table))
+    assert p.extra_generation_params["D-ODE solver"] == "D-DDIM"
+    assert "is not among the table files" in p.comments[0] and "Automatic" in p.comments[0]
+
+
+def test_a_chosen_table_that_cannot_serve(webui: Host) -> None:
+    short = made_up("ddim", grid(webui, 4), model_fingerprint=mark(webui))
+    keep(webui, short)
+    p = webui.txt2img(20, sampler(webui), dode_options=Options(options.table_id(short)))
+    assert p.extra_generation_params["D-ODE match"] == "uncalibrated"
+    assert "cannot serve this run" in p.comments[0]
+
+
+def test_a_solver_of_choice(webui: Host) -> None:
+    webui.shared.opts.data["dode_more_samplers"] = True
+    from dode_webui import samplers
+
+    samplers.register()
+    keep(webui, made_up("ddim", grid(webui), error=0.01), made_up("heun", grid(webui), error=0.9))
+    karras = " Karras" if webui.kind == "classic" else ""
+    p = webui.txt2img(6, f"D-EDM{karras}")
+    assert p.extra_generation_params["D-ODE solver"] == "D-EDM"
+    p = webui.txt2img(6, f"D-DEIS{karras}")
+    assert p.extra_generation_params["D-ODE solver"] == "DEIS", "plain, as it has no table"
+
+
+def test_garbage_beside_the_checkpoint(webui: Host, caplog: pytest.LogCaptureFixture) -> None:
+    webui.sidecar.write_text("{garbage")
+    webui.txt2img(6, sampler(webui))  # (Forge knows its checkpoint after the first run only)
+    p = webui.txt2img(6, sampler(webui))
+    assert p.extra_generation_params["D-ODE match"] == "uncalibrated"
+    assert "not valid JSON" in caplog.text and webui.sidecar.read_text() == "{garbage"
+
+
+def test_tables_of_the_fallback_folder_and_another_checkpoint(webui: Host) -> None:
+    sigmas = grid(webui)
+    file = webui.folder / "dode" / "renamed-1.dode.json"
+    dode.save_tables(file, [made_up("deis", sigmas, model_fingerprint=mark(webui))])
+    p = webui.txt2img(6, sampler(webui))
+    assert p.extra_generation_params["D-ODE table"].startswith("renamed-1.dode.json ")
+    file.unlink()
+    keep(webui, made_up("ddim", sigmas, model_fingerprint="file:0000000000000000"))
+    p = webui.txt2img(6, sampler(webui))
+    assert p.extra_generation_params["D-ODE solver"] == "D-DDIM"
+    assert "made for another checkpoint" in p.comments[0]
+
+
+def test_loras_in_the_prompt(webui: Host) -> None:
+    from dode_webui import host
+
+    assert host.lora_mark("a fox") == ""
+    one = host.lora_mark("a <lora:ink:0.5> fox <lora:b:1:0.2>")
+    assert one == host.lora_mark("<lora:b:1:0.2><lora:ink:0.5>")
+    assert one != host.lora_mark("<lora:ink:0.6><lora:b:1:0.2>")
+    keep(webui, made_up("ddim", grid(webui), model_fingerprint=f"{mark(webui)} patches:{one}"))
+    p = webui.txt2img(6, sampler(webui))
+    assert "made with other LoRAs" in p.comments[0]
+
+
+def test_interrupt_keeps_the_infotext(webui: Host) -> None:
+    keep(webui, made_up("ddim", grid(webui), model_fingerprint=mark(webui)))
+    calls = []
+
+    def interrupt() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            webui.shared.state.interrupt()
+
+    webui.fail = interrupt
+    p = webui.txt2img(6, sampler(webui))
+    assert len(calls) == 3 and p.extra_generation_params["D-ODE match"] == "exact"
+    assert torch.equal(p.latent, p.start), "the host's own last latent"
+    assert issubclass(InterruptedException, BaseException)
+
+
+def test_flow_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k_diffusion_sampling: ModuleType
+) -> None:
+    from webui_host import install
+
+    from dode_webui import samplers
+
+    host = install("forge", tmp_path, flow=True)
+    try:
+        samplers.register()
+        p = host.txt2img(6)
+        assert p.sigmas[0] == 1
+        own = dode.sample(
+            model(host), p.start, p.sigmas, disable=True, solver="dpmpp_2m", parametrization="flow"
+        )
+        torch.testing.assert_close(p.latent, own, rtol=1e-4, atol=1e-4)
+        ve = made_up("ddim", p.sigmas, model_fingerprint=mark(host))
+        keep(host, ve)
+        assert host.txt2img(6).extra_generation_params["D-ODE match"] == "uncalibrated"
+    finally:
+        host.remove()
+
+
+def test_a_denoiser_without_a_host_behind_it(webui: Host) -> None:
+    """Other extensions call samplers with what they have."""
+    from dode_webui.sampling import sample_dode
+
+    bare = CFGDenoiser(webui, None)
+    x = torch.randn(1, 4, 8, 8) * 10
+
+    def forward(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        return webui.denoise(x, sigma, "")
+
+    bare.__class__ = type(
+        "Bare", (CFGDenoiser,), {"__call__": lambda self, *a, **k: forward(*a, **k)}
+    )
+    out = sample_dode(bare, x, torch.tensor([10.0, 3.0, 1.0, 0.0]), None, disable=True)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("table", "scale", "said"),
+    [
+        (None, 1, "the table is"),
+        ({"a": 1}, 1, "the table is"),
+        ("", 1, "the table is"),
+        ("x" * 2000, 1, "the table is"),
+        ("Automatic", "1", "the lambda scale is 1"),
+        ("Automatic", float("nan"), "the lambda scale is nan"),
+        ("Automatic", -0.1, "the lambda scale"),
+        ("Automatic", 1e9, "the lambda scale"),
+        ("Automatic", True, "the lambda scale"),
+    ],
+)
+def test_options_from_the_api(
+    webui: Host, table: Any, scale: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    p = webui.txt2img(2, sampler(webui))
+    accordion.apply(p, table, scale, "more than we know")
+    assert options.of_run(p) == Options() and said in p.comments[-1]
+    assert caplog.records[-1].levelno == logging.WARNING
+    accordion.apply(p)
+    assert options.of_run(p) == Options()
+
+
+def test_a_grid_cell_comes_first(webui: Host) -> None:
+    p = webui.txt2img(2, sampler(webui))
+    accordion.apply(p, "None", 0.5)
+    p.dode_grid = {"scale": 1.5}
+    assert options.of_run(p) == Options("None", 1.5)
