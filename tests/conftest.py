@@ -149,12 +149,16 @@ def models(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture(params=["a1111", "forge", "reforge", "classic"])
-def webui(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+def webui(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Host]:
     """Each WebUI in turn, its samplers registered; its own thread runs where it has one."""
     from webui_host import install, run_main_thread
 
+    from dode_webui import host as adapter
     from dode_webui import samplers
 
+    monkeypatch.setattr(adapter, "PRESETS", tmp_path / "presets")  # those shipped have own tests
     host = install(request.param, tmp_path)
     run_main_thread(host)
     samplers.register()
