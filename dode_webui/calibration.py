@@ -7,7 +7,6 @@ its own noise, runs teacher and students through the host's guided denoiser, and
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from dode_core.distill import best_tables, distill_many
-from dode_core.errors import CalibrationError
 from dode_core.noise import check_sigmas, infer_parametrization
 from dode_core.solvers import SOLVERS
 from dode_core.table import LambdaTable, same_sigmas
@@ -53,8 +51,10 @@ class Calibration:
         """Distil; x only tells shape, device and type."""
         try:
             grids = {n: self.grid(model, n) for n in self.request.steps}
-            while not self.tables:
-                self._attempt(model, x, grids, extra_args or {})
+            found: list[LambdaTable] = []
+            for some in same_ends(list(grids.values())):
+                found += self._distil(model, x, some, extra_args or {})
+            self.tables = found
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the host's interrupt is no Exception
@@ -64,28 +64,6 @@ class Calibration:
     def grid(self, model: Any, steps: int) -> Grid:
         """The sigmas that this host makes for a step count on the chosen schedule."""
         return check_sigmas(model.sampler.get_sigmas(model.p, steps))
-
-    def _attempt(
-        self, model: Any, x: Tensor, grids: dict[int, Grid], extra_args: dict[str, Any]
-    ) -> None:
-        """One try; memory that runs out halves how many samples are evaluated at a time."""
-        try:
-            found: list[LambdaTable] = []
-            for some in same_ends(list(grids.values())):
-                found += self._distil(model, x, some, extra_args)
-            self.tables = found
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            if self.batch_size == 1:
-                raise CalibrationError(
-                    f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
-                    "distil at a smaller size, or free memory first."
-                ) from None
-            self.batch_size = max(1, self.batch_size // 2)
-            logging.warning("D-ODE: out of memory, now %d at a time.", self.batch_size)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _distil(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
@@ -192,11 +170,3 @@ def same_ends(grids: Sequence[Grid]) -> list[list[Grid]]:
         else:
             groups.append([grid])
     return groups
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an accelerator ran out of memory; not every backend has a class for it."""
-    known = getattr(torch.cuda, "OutOfMemoryError", None)
-    if known is not None and isinstance(error, known):
-        return True
-    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()

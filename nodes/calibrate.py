@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management as management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -73,7 +72,6 @@ class Calibration:
 
     def __init__(self, settings: Settings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
-        self.batch_size = settings.batch_size
         self.table: LambdaTable | None = None
 
     def __call__(
@@ -86,49 +84,29 @@ class Calibration:
         disable: bool | None = None,
     ) -> Tensor:
         """Distil on the scaled noise ``x``, which is returned as it came."""
-        model, extra_args = by_prompt(model, len(x), extra_args or {})
-        while self.table is None:
-            if not self._attempt(model, x, sigmas, extra_args):
-                management.soft_empty_cache()
-                logging.warning("D-ODE: out of memory, now %d at a time.", self.batch_size)
-        return x
-
-    def _attempt(
-        self, model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]
-    ) -> bool:
-        """One try; False when memory ran out and half as many samples at a time may fit."""
         from ..dode_core.distill import distill  # not before there is work
 
+        model, extra_args = by_prompt(model, len(x), extra_args or {})
         columns, gain, learn_sigmas = METHODS[self.settings.method]
-        grid = sigmas.tolist()
-        if learn_sigmas and any(a <= b for a, b in itertools.pairwise(grid)):
+        if learn_sigmas and any(a <= b for a, b in itertools.pairwise(sigmas.tolist())):
             logging.warning("D-ODE: sigmas that do not descend stay as they are.")
             learn_sigmas = False
-        try:
-            self.table = distill(
-                model,
-                x,
-                sigmas,
-                self.settings.solver,
-                extra_args=extra_args,
-                teacher=self.settings.teacher,
-                holdout=self.settings.holdout,
-                progress=self.live.update,
-                parametrization=self.kind,
-                batch_size=self.batch_size,
-                columns=columns,
-                gain=gain,
-                learn_sigmas=learn_sigmas,
-            )
-            return True
-        except management.OOM_EXCEPTION:
-            if self.batch_size == 1:
-                raise CalibrationError(
-                    f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
-                    "distil on a smaller latent, or free memory first."
-                ) from None
-            self.batch_size = min(self.batch_size, len(x)) // 2 or 1
-            return False
+        self.table = distill(
+            model,
+            x,
+            sigmas,
+            self.settings.solver,
+            extra_args=extra_args,
+            teacher=self.settings.teacher,
+            holdout=self.settings.holdout,
+            progress=self.live.update,
+            parametrization=self.kind,
+            batch_size=self.settings.batch_size,
+            columns=columns,
+            gain=gain,
+            learn_sigmas=learn_sigmas,
+        )
+        return x
 
 
 def calibrate(

@@ -98,6 +98,7 @@ class Host:
     log: list[dict[str, Any]] = field(default_factory=list)  # one entry a model call
     tasks: int = 0  # run on the host's own thread
     fail: Callable[[], None] = lambda: None  # called at every model call
+    room: float = float("inf")  # samples that memory suffices for
 
     def __getattr__(self, name: str) -> ModuleType:
         try:
@@ -278,6 +279,8 @@ class CFGDenoiser:
         if self.host.shared.state.interrupted or self.host.shared.state.skipped:
             raise InterruptedException
         self.host.fail()
+        if len(x) > self.host.room:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")
         assert isinstance(cond, MulticondLearnedConditioning) and cond.shape == (len(x),)
         assert len(cond.batch) == len(x) == len(sigma) == len(image_cond)
         assert uncond is None or (isinstance(uncond, list) and len(uncond) == len(x))
