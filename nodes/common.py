@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import comfy.samplers
 from comfy_api.latest import io
 from server import PromptServer
 
@@ -22,6 +23,26 @@ def advanced(widget: AnyInput) -> AnyInput:
     # Not `advanced=True`, which ComfyUI 0.3.75 does not know; what is in here is passed on.
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def steps_widget(tooltip: str) -> io.Input:
+    return io.Int.Input("steps", default=8, min=1, max=1000, tooltip=tooltip)
+
+
+def cfg_widget(tooltip: str = "Guidance. 1 leaves the negative out.") -> io.Input:
+    return io.Float.Input(
+        "cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip
+    )
+
+
+def scheduler_widget(tooltip: str) -> io.Input:
+    """The host's schedulers, its own first."""
+    options = list(comfy.samplers.SCHEDULER_NAMES)
+    return advanced(
+        io.Combo.Input(
+            "scheduler", options=options, default=options[0], optional=True, tooltip=tooltip
+        )
+    )
 
 
 def show_text(text: str, node_id: str | None) -> None:

@@ -13,7 +13,7 @@ from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
 from . import store
 from .calibrate import make_guider, schedule
-from .common import CATEGORY, Table, advanced, show_text
+from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget
 from .comparing import CountingGuider, Entry, compare, jobs, peer_job
 from .distill_report import to_tensor
 from .live import Live
@@ -30,7 +30,6 @@ class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         peers = [name for name in comfy.samplers.SAMPLER_NAMES if not name.startswith(SAMPLER_NAME)]
-        schedulers = list(comfy.samplers.SCHEDULER_NAMES)
         return io.Schema(
             node_id="DODE_Compare",
             display_name="D-ODE Compare",
@@ -49,18 +48,8 @@ class Compare(io.ComfyNode):
                 Table.Input(
                     "table", optional=True, tooltip="This table instead of the best there is."
                 ),
-                io.Int.Input(
-                    "steps", default=8, min=1, max=1000, tooltip="Steps of all but the teacher."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance. 1 leaves the negative out.",
-                ),
+                steps_widget("Steps of all but the teacher."),
+                cfg_widget(),
                 io.Combo.Input(
                     "peer",
                     options=peers,
@@ -78,15 +67,7 @@ class Compare(io.ComfyNode):
                         tooltip="Of the noise that all start from.",
                     )
                 ),
-                advanced(
-                    io.Combo.Input(
-                        "scheduler",
-                        options=schedulers,
-                        default=schedulers[0],
-                        optional=True,
-                        tooltip="Where the noise levels are.",
-                    )
-                ),
+                scheduler_widget("Where the noise levels are."),
                 advanced(
                     io.Float.Input(
                         "denoise",

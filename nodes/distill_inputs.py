@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..dode_core.solvers import SOLVERS
 from ..dode_core.teacher import MAX_SUBSTEPS, Teacher
 from .calibrate import METHODS, default_method
-from .common import SOLVER_HELP, advanced
+from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget, steps_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show
 
@@ -35,25 +34,12 @@ def sockets() -> list[io.Input]:
 
 def widgets() -> list[io.Input]:
     """The node's widgets, those that everybody needs first."""
-    schedulers = list(comfy.samplers.SCHEDULER_NAMES)
     return [
         io.Combo.Input("solver", options=list(SOLVERS), default="ddim", tooltip=SOLVER_HELP),
-        io.Int.Input(
-            "steps",
-            default=8,
-            min=1,
-            max=1000,
-            tooltip="Steps of the sampler to be. Not used when SIGMAS are connected.",
-        ),
-        io.Float.Input(
-            "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Guidance that you will sample with. 1 leaves the negative out. Not used when "
-            "a GUIDER is connected.",
+        steps_widget("Steps of the sampler to be. Not used when SIGMAS are connected."),
+        cfg_widget(
+            "Guidance that you will sample with. 1 leaves the negative out. Not used when "
+            "a GUIDER is connected."
         ),
         advanced(
             io.Combo.Input(
@@ -67,15 +53,8 @@ def widgets() -> list[io.Input]:
                 "counts. columns: more of the past outputs, on your sigmas.",
             )
         ),
-        advanced(
-            io.Combo.Input(
-                "scheduler",
-                options=schedulers,
-                default=schedulers[0],
-                optional=True,
-                tooltip="The scheduler that you will sample with. Not used when SIGMAS are "
-                "connected.",
-            )
+        scheduler_widget(
+            "The scheduler that you will sample with. Not used when SIGMAS are connected."
         ),
         advanced(
             io.Int.Input(

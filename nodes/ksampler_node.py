@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..dode_core.table import LambdaTable
 from ..dode_core.teacher import Teacher
 from . import calibrate, models, store
-from .common import CATEGORY, Table, advanced, show_text
+from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget
 from .live import Live
 from .making import Work, find_or_make
 from .running import Plan, sample
@@ -25,7 +25,6 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        schedulers = list(comfy.samplers.SCHEDULER_NAMES)
         return io.Schema(
             node_id="DODE_KSampler",
             display_name="KSampler (D-ODE)",
@@ -51,25 +50,10 @@ class KSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Of the noise.",
                 ),
-                io.Int.Input("steps", default=8, min=1, max=1000, tooltip="Steps to sample in."),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance. 1 leaves the negative out.",
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "scheduler",
-                        options=schedulers,
-                        default=schedulers[0],
-                        optional=True,
-                        tooltip="Where the noise levels are. A table serves the scheduler that it "
-                        "was made for.",
-                    )
+                steps_widget("Steps to sample in."),
+                cfg_widget(),
+                scheduler_widget(
+                    "Where the noise levels are. A table serves the scheduler that it was made for."
                 ),
                 advanced(
                     io.Float.Input(
