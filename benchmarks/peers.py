@@ -105,8 +105,8 @@ class Host:
         if kind == "gits":
             from comfy_extras.nodes_gits import NOISE_LEVELS
 
-            levels = NOISE_LEVELS[float(detail)]
-            return self._borrow(levels[steps - 2], steps) if steps > 1 else None
+            levels = NOISE_LEVELS[float(detail)]  # of 2 steps and more; the last is stretched
+            return self._borrow(levels[min(steps, len(levels) + 1) - 2], steps) if steps > 1 else None
         if name in ("karras", "exponential", "kl_optimal") and steps < 2:
             return None
         sigmas = comfy.samplers.calculate_sigmas(self.model_sampling, name, steps)

@@ -30,6 +30,9 @@ def inspect(args: argparse.Namespace) -> None:
             "seed": "?" if table.seed is None else str(table.seed),
             "made by": table.program or "?",
         }
+        if (ahead := table.look_ahead) is not None:
+            mean = " ".join(f"{value:.3g}" for value in ahead.mean[:8])
+            facts["looks ahead to"] = f"sigma {ahead.sigma:.5g}, channel means {mean or 0}"
         if table.errors:
             e = table.errors
             facts["error, fit"] = f"plain {e.plain_fit:.4g}  distilled {e.distilled_fit:.4g}"

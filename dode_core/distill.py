@@ -25,7 +25,7 @@ from .integrate import Denoiser
 from .learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
 from .noise import check_sigmas
 from .session import Session
-from .starts import resampled
+from .starts import Start, resampled
 from .table import LambdaTable, same_sigmas
 from .teacher import Teacher
 
@@ -65,8 +65,9 @@ def distill(
     each needs some more samples (4 to 16 serve one column, from 8 for more): held-out samples
     choose how many columns and how much regularisation a stage gets. ``learn_sigmas`` moves the
     inner sigmas together with the lambdas to lower the final error, with a dense teacher and at
-    most ``budget`` model evaluations per sample; the first and last sigma stay, and the given grid
-    is kept when held-out samples do not prefer the learned one. ``starts`` are more grids of as
+    most ``budget`` model evaluations per sample; the first and last sigma stay (a run still starts
+    from the first, but where the model first looks may lie lower), and the given grid is kept when
+    held-out samples do not prefer the learned one. ``starts`` are more grids of as
     many steps to start from (the host's other schedules, published ones); they are tried beside
     our own and kept only if they measure better.
 
@@ -87,7 +88,7 @@ def distill(
             raise CalibrationError("learn_sigmas needs its own teacher; drop targets.")
         session.check_budget(len(stages), budget - DENSE_STEPS)
         session.model.total = session.most_calls(budget)
-        own = [_start(start, grid) for start in starts]
+        own = [Start(_start(start, grid)) for start in starts]
         table = session.learned(grid, solver, columns, gain, budget, own)
     else:
         fine = 0 if targets is not None else len(teacher.stages(grid, session.parametrization))
@@ -154,14 +155,7 @@ def distill_many(
         batches = session.dense()
         if learn_sigmas:
             spent = DENSE_STEPS if not found else 0
-            starts = [
-                start
-                for table in found
-                if table.learned_sigmas
-                and (
-                    start := resampled(table.sigmas.tolist(), len(grid) - 1, table.parametrization)
-                )
-            ]
+            starts = [start for table in found if (start := _resampled(table, len(grid) - 1))]
             table = session.learned(grid, solver, columns, gain, share + spent, starts[-1:])
         else:
             table = session.fixed(grid, solver, columns, gain, batches, session.dense_name)
@@ -170,8 +164,15 @@ def distill_many(
     return found
 
 
-def _resampled(table: LambdaTable, steps: int) -> list[float] | None:
-    return resampled(table.sigmas.tolist(), steps, table.parametrization)
+def _resampled(table: LambdaTable, steps: int) -> Start | None:
+    """A learned table's nodes at another number of steps."""
+    kind = table.parametrization
+    grid = resampled(table.sigmas.tolist(), steps, kind) if table.learned_sigmas else None
+    if grid is None:
+        return None
+    if table.look_ahead is None:
+        return Start(tuple(grid))
+    return Start.looking(grid, kind, table.look_ahead.sigma)
 
 
 def _shares(counts: Sequence[int], budget: float | None) -> list[float]:
@@ -207,7 +208,7 @@ def _check_descending(grid: Sequence[float]) -> None:
         )
 
 
-def _start(start: Tensor | Sequence[float], grid: Sequence[float]) -> list[float]:
+def _start(start: Tensor | Sequence[float], grid: Sequence[float]) -> tuple[float, ...]:
     """A grid to start from, with the ends of the grid that is distilled."""
     found = check_sigmas(start)
     if len(found) != len(grid):
@@ -217,4 +218,4 @@ def _start(start: Tensor | Sequence[float], grid: Sequence[float]) -> list[float
         )
     inner = [*found[1:-1]]
     _check_descending([grid[0], *inner, grid[-1]])
-    return [grid[0], *inner, grid[-1]]
+    return (grid[0], *inner, grid[-1])

@@ -52,6 +52,7 @@ def _entry(table: LambdaTable) -> dict[str, Any]:
         "parametrization": table.parametrization,
         "sigmas": table.sigmas.tolist(),
         "learned_sigmas": table.learned_sigmas,
+        **_look_ahead(table),
         "gain": table.gain,
         "lambdas": table.lambdas.tolist(),
         "zeroed": list(table.zeroed),
@@ -69,6 +70,11 @@ def _entry(table: LambdaTable) -> dict[str, Any]:
         "seed": table.seed,
         "program": table.program or PROGRAM,
     }
+
+
+def _look_ahead(table: LambdaTable) -> dict[str, Any]:
+    ahead = table.look_ahead
+    return {"look_ahead": {"sigma": ahead.sigma, "mean": list(ahead.mean)}} if ahead else {}
 
 
 def _pretty(entry: Mapping[str, Any]) -> str:
@@ -105,15 +111,21 @@ def _size(entry: Any) -> int:
 
 
 def _table(entry: Any, index: int) -> LambdaTable:
-    from .table import Errors, LambdaTable
+    from .solvers import LookAhead
+    from .table import MAX_CHANNELS, Errors, LambdaTable
 
     where = f"table {index}"
     if not isinstance(entry, dict):
         raise TableError(f"{where} is not an object.")
-    known = set(_FIELDS) | {"errors", "model", "samples"}
+    known = set(_FIELDS) | {"errors", "model", "samples"} | ({"look_ahead"} & set(entry))
     strict.keys(entry, known, where)
     try:
         value = {key: read(entry[key]) for key, read in _FIELDS.items()}
+        if "look_ahead" in entry:
+            ahead = entry["look_ahead"]
+            strict.keys(ahead, {"sigma", "mean"}, "look_ahead")
+            mean = strict.listed(strict.number, MAX_CHANNELS)(ahead["mean"])
+            value["look_ahead"] = LookAhead(strict.number(ahead["sigma"]), tuple(mean))
         errors = entry["errors"]
         if errors is not None:
             strict.keys(errors, {"plain", "distilled"}, "errors")

@@ -1,7 +1,7 @@
 """One round of learning: a Jacobian by finite differences, then quasi-Newton steps on it.
 
 The residual r = x_N - x_teacher, and with less weight those of the states on the way
-(:meth:`Student.path`), depend on the inner sigmas and the lambdas. Perturbing one of them re-runs
+(:meth:`Student.path`), depend on the inner nodes and the lambdas. Perturbing one of them re-runs
 the student from there only. Damped Gauss-Newton (Levenberg 1944, Marquardt 1963);
 after each step Broyden's rank-one update (1965) corrects the Jacobian by what the step really did,
 so that several steps, each of one run, follow from one Jacobian, the dear part.
@@ -30,34 +30,34 @@ STEPS = 4  # quasi-Newton steps of a round
 WORTH = 0.995  # a step that lowers the error by less ends the round
 
 
-def gaps(sigmas: Sequence[float], parametrization: str) -> list[float]:
-    """For every inner sigma the distance to its nearer neighbour, on the line."""
-    line = [to_line(sigma, parametrization) for sigma in sigmas if sigma > 0]
-    line += [line[-1] - 1.5] * (len(sigmas) - len(line))  # 0 lies far below
+def gaps(nodes: Sequence[float], parametrization: str) -> list[float]:
+    """For every inner node the distance to its nearer neighbour, on the line."""
+    line = [to_line(sigma, parametrization) for sigma in nodes if sigma > 0]
+    line += [line[-1] - 1.5] * (len(nodes) - len(line))  # 0 lies far below
     return [min(line[j - 1] - line[j], line[j] - line[j + 1]) for j in range(1, len(line) - 1)]
 
 
 def moved(
-    sigmas: Sequence[float], steps: Sequence[float], parametrization: str, low: float = 0.0
+    nodes: Sequence[float], steps: Sequence[float], parametrization: str, low: float = 0.0
 ) -> list[float]:
-    """Inner sigmas moved on the line, by at most MAX_MOVE of the gap to their neighbours.
+    """Inner nodes moved on the line, by at most MAX_MOVE of the gap to their neighbours.
 
     None goes below ``low``, unless it lay there.
     """
-    out = [float(sigmas[0])]
-    room = gaps(sigmas, parametrization)
-    for sigma, step, gap in zip(sigmas[1:-1], steps, room, strict=True):
+    out = [float(nodes[0])]
+    room = gaps(nodes, parametrization)
+    for sigma, step, gap in zip(nodes[1:-1], steps, room, strict=True):
         step = max(-MAX_MOVE * gap, min(MAX_MOVE * gap, step))
         to = from_line(to_line(sigma, parametrization) + step, parametrization) if step else sigma
         out.append(max(min(sigma, low), to))
-    return [*out, float(sigmas[-1])]
+    return [*out, float(nodes[-1])]
 
 
 @dataclass
 class Jacobian:
     """d residual / d parameter, (parameters, samples, elements) float32 on the CPU.
 
-    Parameters: the inner sigmas on the line, then the lambdas at ``places`` (stage, column).
+    Parameters: the inner nodes on the line, then the lambdas at ``places`` (stage, column).
     """
 
     values: Tensor
@@ -96,25 +96,25 @@ def jacobian_cost(run: Run) -> int:
     for sigma in run.sigmas[1:-1]:
         first = next(k for k, stage in enumerate(run.stages) if stage.sigma_next == sigma)
         cost += n - 1 - first
-    return cost
+    return cost + (n if run.look_ahead is not None else 0)
 
 
 def differences(student: Student, run: Run) -> Jacobian:
     """The Jacobian at ``run``, by forward differences."""
     places = lambda_places(run)
     base = student.path(run)
-    inner = len(run.sigmas) - 2
+    inner = len(run.nodes) - 2
     values = torch.empty(inner + len(places), *base.shape, dtype=torch.float32)
-    for j, gap in enumerate(gaps(run.sigmas, student.parametrization)):
+    for j, gap in enumerate(gaps(run.nodes, student.parametrization)):
         delta = PERTURBATION * gap
         steps = [delta * (i == j) for i in range(inner)]
-        sigmas = moved(run.sigmas, steps, student.parametrization)
-        other = student.run(sigmas, run.lambdas, run)
+        nodes = moved(run.nodes, steps, student.parametrization)
+        other = student.run(nodes, run.lambdas, run)
         values[j] = (student.path(other) - base) / delta
     for p, (k, i) in enumerate(places):
         lambdas = [list(row) for row in run.lambdas]
         lambdas[k][i] += LAMBDA_PERTURBATION
-        other = student.run(run.sigmas, lambdas, run)
+        other = student.run(run.nodes, lambdas, run)
         values[inner + p] = (student.path(other) - base) / LAMBDA_PERTURBATION
     return Jacobian(values, places)
 
@@ -173,15 +173,15 @@ def _stepped(
     student: Student, run: Run, places: Sequence[tuple[int, int]], wanted: Tensor, low: float
 ) -> tuple[Run, Tensor]:
     """The run after a step, and the step that was really taken on the line."""
-    inner, kind = len(run.sigmas) - 2, student.parametrization
+    inner, kind = len(run.nodes) - 2, student.parametrization
     values = wanted.tolist()
-    sigmas = moved(run.sigmas, values[:inner], kind, low)
+    nodes = moved(run.nodes, values[:inner], kind, low)
     lambdas: list[Row] = [list(row) for row in run.lambdas]
     for (k, i), value in zip(places, values[inner:], strict=True):
         lambdas[k][i] = max(-MAX_LAMBDA, min(MAX_LAMBDA, lambdas[k][i] + value))
     taken = wanted.clone()
     for j in range(inner):
-        taken[j] = to_line(sigmas[j + 1], kind) - to_line(run.sigmas[j + 1], kind)
+        taken[j] = to_line(nodes[j + 1], kind) - to_line(run.nodes[j + 1], kind)
     for p, (k, i) in enumerate(places):
         taken[inner + p] = lambdas[k][i] - run.lambdas[k][i]
-    return student.run(sigmas, lambdas), taken
+    return student.run(nodes, lambdas), taken

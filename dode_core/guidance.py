@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .noise import from_line, to_line
+from .solvers import LookAhead
 from .table import LambdaTable, same_sigmas
 
 SAME_CFG = 0.005
@@ -20,7 +21,8 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
     """``table`` at a cfg that nobody calibrated, or None where its relatives do not enclose it.
 
     Lagrange's polynomial through the (at most three) relatives nearest in cfg, in every lambda and,
-    for learned sigmas, in every inner sigma on the line where grids are moved. Never extrapolates.
+    for learned sigmas, in every inner sigma on the line where grids are moved, the look ahead's
+    and its mean included. Never extrapolates.
     The result claims no errors.
     """
     found = _nearest(_relatives(tables, table), cfg)
@@ -29,15 +31,20 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
         return None
     weights = torch.tensor(_lagrange(values, cfg), dtype=torch.float64)
     lambdas = torch.einsum("t,tkc->kc", weights, torch.stack([t.lambdas for t in found]))
-    sigmas = table.sigmas
+    sigmas, ahead = table.sigmas, table.look_ahead
     if table.learned_sigmas:
         inner = torch.stack([_line(other) for other in found])
         if not _close(inner):
             return None
-        line = (weights @ inner).tolist()
+        nodes = [from_line(u, table.parametrization) for u in (weights @ inner).tolist()]
+        if ahead is not None:
+            means = [other.look_ahead.mean for other in found if other.look_ahead]
+            mean = weights @ torch.tensor(means, dtype=torch.float64)
+            ahead = LookAhead(nodes.pop(0), tuple(mean.tolist()))
         sigmas = sigmas.clone()
-        sigmas[1:-1] = torch.tensor([from_line(u, table.parametrization) for u in line])
-    return replace(table, lambdas=lambdas, sigmas=sigmas, cfg=cfg, errors=None, zeroed=())
+        sigmas[1:-1] = torch.tensor(nodes)
+    changed = {"lambdas": lambdas, "sigmas": sigmas, "look_ahead": ahead}
+    return replace(table, **changed, cfg=cfg, errors=None, zeroed=())
 
 
 def _relatives(tables: Sequence[LambdaTable], table: LambdaTable) -> list[LambdaTable]:
@@ -59,7 +66,8 @@ def _relatives(tables: Sequence[LambdaTable], table: LambdaTable) -> list[Lambda
 def _kind(table: LambdaTable) -> tuple[object, ...]:
     shape = tuple(table.lambdas.shape)
     what = table.solver, table.parametrization, table.gain, table.learned_sigmas
-    return *what, shape, table.model_fingerprint
+    channels = len(table.look_ahead.mean) if table.look_ahead else None
+    return *what, channels, shape, table.model_fingerprint
 
 
 def _nearest(tables: Sequence[LambdaTable], cfg: float) -> list[LambdaTable]:
@@ -89,6 +97,8 @@ def _lagrange(nodes: Sequence[float], at: float) -> list[float]:
 
 def _line(table: LambdaTable) -> Tensor:
     inner = table.sigmas[1:-1].tolist()
+    if table.look_ahead is not None:
+        inner.insert(0, table.look_ahead.sigma)
     return torch.tensor([to_line(s, table.parametrization) for s in inner], dtype=torch.float64)
 
 

@@ -49,7 +49,7 @@ class State:
 
 def plain(stages: Sequence[Stage]) -> list[Stage]:
     """The same stages without correction: no history is kept for directions nobody follows."""
-    return [replace(stage, c=(), gain=False) for stage in stages]
+    return [replace(stage, c=(), gain=False, look_ahead=None) for stage in stages]
 
 
 Choose = Callable[[int, Stage, Sequence[State]], Sequence[float]]
@@ -146,8 +146,11 @@ def _evaluate(model: Denoiser, state: State, stage: Stage) -> None:
     """Call the model once and push its output."""
     if stage.starts_step:
         state.start = state.x
-    x = state.x.to(state.device, state.dtype)
-    denoised = model(x, x.new_full((x.shape[0],), stage.sigma), **state.extra_args)
+    x, sigma, ahead = state.x, stage.sigma, stage.look_ahead
+    if ahead is not None:
+        x, sigma = ahead.seen(x, sigma), ahead.sigma
+    x = x.to(state.device, state.dtype)
+    denoised = model(x, x.new_full((x.shape[0],), sigma), **state.extra_args)
     state.denoised = denoised.to(state.x)
     if stage.output == "eps":
         state.outputs.insert(0, torch.sub(state.x, state.denoised).div_(stage.sigma))

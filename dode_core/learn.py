@@ -9,9 +9,11 @@ Held-out samples decide which round is kept, and whether the given grid was bett
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from .calibration import NEGLIGIBLE, start_size
 from .counting import CountingModel
@@ -19,9 +21,12 @@ from .dense import Trajectory
 from .errors import Enough
 from .fit import Batch
 from .gauss_newton import improve, jacobian_cost
-from .starts import rank_starts
+from .starts import Start, rank_starts
 from .student import Run, Student
 from .table import MAX_LAMBDA, Errors
+
+if TYPE_CHECKING:
+    from .stages import Row
 
 DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
 MANY_BUDGET = 1500  # of many tables together
@@ -57,6 +62,7 @@ class Learner:
     gain: bool
     low: float
     allowed: float  # evaluations in all
+    mean: Row | None = None  # what looking ahead guesses; None where nobody looks
     spent_before: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,12 +72,11 @@ class Learner:
     def left(self) -> float:
         return self.allowed - (self.model.evaluations - self.spent_before)
 
-    def student(self, batches: Sequence[Batch]) -> Student:
-        return Student(
-            self.model, batches, self.solver, self.parametrization, self.columns, self.gain
-        )
+    def student(self, batches: Sequence[Batch], ahead: bool = False) -> Student:
+        how = self.solver, self.parametrization, self.columns, self.gain
+        return Student(self.model, batches, *how, self.mean if ahead else None)
 
-    def rounds(self, sigmas: Sequence[float], extra: Sequence[Sequence[float]]) -> list[Run]:
+    def rounds(self, sigmas: Sequence[float], extra: Sequence[Start]) -> list[Run]:
         """Starts and the best run of every round, on all samples, as far as the budget goes.
 
         The first is the given grid's. Runs that were finished count when the user has enough.
@@ -79,32 +84,33 @@ class Learner:
         everyone = self.student(self.batches)
         found = [everyone.run(sigmas)]
         try:
-            self._learn(everyone, sigmas, extra, found)
+            self._learn(sigmas, extra, found)
         except Enough:
             self.model.progress = None
         return found
 
-    def _learn(
-        self,
-        everyone: Student,
-        sigmas: Sequence[float],
-        extra: Sequence[Sequence[float]],
-        found: list[Run],
-    ) -> None:
+    def _learn(self, sigmas: Sequence[float], extra: Sequence[Start], found: list[Run]) -> None:
         fit = [batch for batch in self.batches if not batch.held_out]
         stages = len(found[0].stages)
-        scouts = self.student(fit[: _groups(fit)[0]])
+        few = fit[: _groups(fit)[0]]
+        scouts, looking = self.student(few), self.mean is not None
         trials = STARTS_SHARE * self.left / (stages * scouts.samples)
         known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
-        starts = rank_starts(scouts, known, sigmas, extra, self.low, trials)
-        for grid in starts[:STARTS_KEPT]:
+        ahead = self.student(few, True) if looking else None
+        starts = rank_starts(scouts, ahead, known, sigmas, extra, self.low, trials)
+        begun = []
+        for start in starts[:STARTS_KEPT]:
+            everyone = self.student(self.batches, start.ahead)
             if self.left < stages * everyone.samples:
-                return
-            run = found[0] if grid == list(sigmas) else everyone.run(grid)
+                break
+            run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
             found.append(run)
+            begun.append((everyone.typical_error(run), everyone, run))
+        for error, everyone, run in sorted(begun, key=lambda each: each[0]):
             while (better := self._round(everyone, fit, run)) is not None:
                 found.append(better)
-                if everyone.robust_error(better) > STALLED * everyone.robust_error(run):
+                last, error = error, everyone.typical_error(better)
+                if error > STALLED * last:
                     break
                 run = better
 
@@ -113,15 +119,16 @@ class Learner:
         n = len(run.stages)
         left = self.left - n * everyone.samples
         each = jacobian_cost(run) + 2 * n
+        looks = everyone.mean is not None
         affordable = [k for k in _groups(fit) if left >= self.student(fit[:k]).samples * each]
         if not affordable:
             return None
         count = affordable[-1]
-        learners = self.student(fit[:count])
+        learners = self.student(fit[:count], looks)
         room = left / learners.samples - jacobian_cost(run)
         base = run.part(count)  # fit samples come first
         best = improve(learners, base, self.low, int(room / n) - 1)
-        return None if best is None else everyone.run(best.sigmas, best.lambdas)
+        return None if best is None else everyone.run(best.nodes, best.lambdas)
 
 
 def _groups(batches: Sequence[Batch]) -> list[int]:
@@ -145,12 +152,14 @@ def learn(
     gain: bool,
     low: float,
     budget: float,
-    extra: Sequence[Sequence[float]] = (),
+    extra: Sequence[Start] = (),
+    mean: Row | None = None,
 ) -> Learned:
     """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations.
 
-    ``low`` is the teacher's lowest sigma; no node goes below. ``extra`` are more grids to start
-    from. Compared with the plain solver on the given grid.
+    ``low`` is the teacher's lowest sigma; no node goes below. ``extra`` are more starts.
+    ``mean`` is what runs that look ahead guess; without it none does. Compared with the plain
+    solver on the given grid.
     """
     everyone = Student(model, batches, solver, parametrization, columns, gain)
     before = everyone.run_plain(sigmas)
@@ -164,16 +173,39 @@ def learn(
         gain,
         low,
         (budget - len(before.stages)) * everyone.samples,
+        mean,
     )
     runs = learner.rounds(sigmas, extra)
     held_out = everyone.validates
     sane = [run for run in runs if all(abs(v) <= MAX_LAMBDA for row in run.lambdas for v in row)]
-    kept = min(sane or runs[:1], key=lambda run: everyone.robust_error(run, held_out))
+    kept = _choice(everyone, sane or runs[:1])
     pairs = [(everyone.error(before, held), everyone.error(kept, held)) for held in (False, True)]
     judge = pairs[held_out]
     helps = bool(sane) and judge[1] < judge[0] and judge[0] > NEGLIGIBLE * start_size(batches)
     errors = Errors(*pairs[0], *pairs[1]) if held_out else Errors(*pairs[0])
-    return Learned(kept, errors, helps, kept.sigmas == runs[0].sigmas)
+    given = kept.look_ahead is None and kept.sigmas == runs[0].sigmas
+    return Learned(kept, errors, helps, given)
+
+
+def _choice(student: Student, runs: Sequence[Run]) -> Run:
+    """The run of least error on held-out samples, or of those they cannot tell from it the one
+    that fits best.
+
+    A run is told from the best when its log errors lie higher by more than one standard error of
+    the difference, sample by sample; with one held-out sample, or none, nothing is weighed up.
+    """
+    held = student.validates
+    best = min(runs, key=lambda run: student.typical_error(run, held))
+    least = student.logs(best, held)
+    if not held or len(least) < 2:
+        return best
+
+    def told(run: Run) -> bool:
+        more = student.logs(run, True) - least
+        return float(more.mean()) > float(more.std()) / math.sqrt(len(more))
+
+    close = [run for run in runs if not told(run)]
+    return min(close, key=student.typical_error)
 
 
 def least_budget(stages: int) -> float:

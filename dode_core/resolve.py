@@ -16,7 +16,7 @@ from .errors import DodeError
 from .guidance import SAME_CFG, between
 from .noise import check_sigmas
 from .solvers import Row, Stage, get_solver
-from .table import SAME_SIGMA, LambdaTable, same_sigmas
+from .table import LambdaTable, same_sigmas
 
 UNCALIBRATED_SOLVER = "dpmpp_2m"  # what a run without any table falls back to
 # Interpolation reaches this far in step density. Measured on the demo model: from 8 steps, 6 and 10
@@ -48,6 +48,7 @@ def resolve(
     solver: str | None = None,
     cfg: float | None = None,
     parametrization: str = "ve",
+    channels: int | None = None,
 ) -> Resolution:
     """The best that ``tables`` offer for a run over ``sigmas``.
 
@@ -55,7 +56,8 @@ def resolve(
     the lowest held-out error; between two calibrated cfgs lambdas (and learned sigmas) are
     interpolated (:mod:`dode_core.guidance`). A table with learned sigmas serves every full run of
     its step count
-    and brings them along: that counts as exact. Without a usable table the solver runs with
+    and brings them along: that counts as exact. A table whose look ahead has a mean of other than
+    the latent's ``channels`` is for another model. Without a usable table the solver runs with
     Adams-Bashforth lambdas. Raises :class:`SigmasError` and, for an unknown solver or one that
     none of the tables has, :class:`DodeError`.
     """
@@ -70,7 +72,9 @@ def resolve(
     usable = [
         table
         for table in tables
-        if table.parametrization == parametrization and solver in (None, table.solver)
+        if table.parametrization == parametrization
+        and solver in (None, table.solver)
+        and _has_channels(table, channels)
     ]
     ranked = sorted(
         ((rank, table) for table in usable if (rank := _rank(table, grid, cfg)) is not None),
@@ -85,7 +89,11 @@ def resolve(
         stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
     else:
         stages = get_solver(used.solver).stages(
-            grid, parametrization, columns=used.columns, gain=used.gain
+            grid,
+            parametrization,
+            columns=used.columns,
+            gain=used.gain,
+            look_ahead=used.look_ahead if _from_the_first(used, grid) else None,
         )
         rows = _interpolated(used, stages) if kind == "interpolated" else _sliced(used, stages)
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
@@ -169,7 +177,7 @@ def _sliced(table: LambdaTable, stages: Sequence[Stage]) -> list[Row]:
     rows differ for it, or that would use the noise guess, take what is natural without a table.
     """
     rows = []
-    full = abs(stages[0].sigma / table.stages[0].sigma - 1) <= SAME_SIGMA
+    full = _from_the_first(table, [stages[0].sigma])
     found = 0
     for k, stage in enumerate(stages):
         while found < len(table.stages) and not _same_stage(table.stages[found], stage):
@@ -183,6 +191,16 @@ def _sliced(table: LambdaTable, stages: Sequence[Stage]) -> list[Row]:
         else:
             rows.append(tuple(table.lambdas[found].tolist()))
     return rows
+
+
+def _from_the_first(table: LambdaTable, grid: Sequence[float]) -> bool:
+    """Whether a run starts where the table does: from pure noise."""
+    return same_sigmas(grid[:1], table.sigmas[:1].tolist())
+
+
+def _has_channels(table: LambdaTable, channels: int | None) -> bool:
+    mean = table.look_ahead.mean if table.look_ahead else ()
+    return not mean or channels is None or len(mean) == channels
 
 
 def _rows(stage: Stage) -> tuple[Row, ...]:

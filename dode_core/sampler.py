@@ -47,7 +47,8 @@ def sample(
     if table is None:
         stages = get_solver(solver or "ddim").stages(grid, parametrization)
         return run(model, x, stages, extra_args, callback, disable, parametrization)
-    resolution = resolve([table], grid, solver=solver, parametrization=parametrization)
+    how: Any = {"parametrization": parametrization, "channels": x.shape[1]}
+    resolution = resolve([table], grid, solver=solver, **how)
     return run_resolved(model, x, resolution, extra_args, callback, disable)
 
 

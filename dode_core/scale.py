@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .noise import check_sigmas
 from .resolve import Resolution
-from .solvers import get_solver
+from .solvers import LookAhead, get_solver
 
 MAX_SCALE = 2.0
 
@@ -17,8 +17,9 @@ def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Res
     """The same run with ``scale`` times its correction: 0 is the plain solver, 1 the table.
 
     lambda' = scale * lambda; learned sigmas move with it, log sigma' = log s + scale *
-    (log learned - log s), so that 0 is the plain solver on the run's own ``sigmas``. ``scale`` is
-    kept within 0 and 2, and sigmas in their order. A run without a table stays what it is.
+    (log learned - log s), so that 0 is the plain solver on the run's own ``sigmas``, and a look
+    ahead moves from the first sigma down. ``scale`` is kept within 0 and 2, and sigmas in their
+    order. A run without a table stays what it is.
     """
     table = resolution.table
     scale = min(max(float(scale), 0.0), MAX_SCALE)
@@ -30,13 +31,28 @@ def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Res
         nodes.setdefault(stage.step, stage.sigma)
     own = [nodes[i] for i in sorted(nodes)]
     stages = resolution.stages
-    if len(own) == len(grid) - 1 and any(a != b for a, b in zip(own, grid, strict=False)):
+    ahead = stages[0].look_ahead
+    differ = ahead is not None or any(a != b for a, b in zip(own, grid, strict=False))
+    if len(own) == len(grid) - 1 and differ:
         for i in range(1, len(own)):
             moved = math.log(grid[i]) + scale * (math.log(own[i]) - math.log(grid[i]))
             least = grid[-1] * (1 + 1e-6 * (len(own) - i))  # 0 for most grids
             grid[i] = max(min(math.exp(moved), grid[i - 1] * (1 - 1e-6)), least)
         stages = get_solver(table.solver).stages(
-            grid, resolution.parametrization, columns=table.columns, gain=table.gain
+            grid,
+            resolution.parametrization,
+            columns=table.columns,
+            gain=table.gain,
+            look_ahead=_looked(ahead, grid, scale),
         )
     rows = [tuple(scale * value for value in row) for row in resolution.lambdas]
     return replace(resolution, stages=stages, lambdas=rows)
+
+
+def _looked(ahead: LookAhead | None, grid: Sequence[float], scale: float) -> LookAhead | None:
+    """A look ahead ``scale`` times as far down from the first sigma, above the second node."""
+    if ahead is None or scale == 0:
+        return None
+    first, second = math.log(grid[0]), math.log(grid[1])
+    moved = first + scale * (math.log(ahead.sigma) - first)
+    return replace(ahead, sigma=math.exp(max(moved, (first + second) / 2)))

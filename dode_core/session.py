@@ -27,8 +27,9 @@ from .fit import Batch
 from .integrate import Denoiser, State
 from .learn import learn, least_budget
 from .noise import infer_parametrization
-from .solvers import Stage, get_solver
-from .table import Errors, LambdaTable
+from .solvers import LookAhead, Stage, get_solver
+from .starts import Start
+from .table import MAX_CHANNELS, Errors, LambdaTable
 from .teacher import Teacher
 from .version import PROGRAM
 
@@ -132,6 +133,25 @@ class Session:
             for part in self.parts
         ]
 
+    @cached_property
+    def mean(self) -> tuple[float, ...] | None:
+        """The mean of every channel of the teacher's first denoised output, over the fit samples.
+
+        What a run that looks ahead guesses; None where none should be tried: flow models, whose
+        first sigma is 1 whatever they were trained on (see docs/benchmarks.md).
+        """
+        if self.parametrization == "flow":
+            return None
+        channels = self.x.shape[1]
+        if self.x.ndim < 3 or channels > MAX_CHANNELS:
+            return ()
+        pairs = zip(self.trajectories, self.parts, strict=True)
+        first = [t.x[0] - t.slope[0] for t, part in pairs if not self._held(part)]
+        sums = sum(d.cpu().double().transpose(0, 1).flatten(1).sum(1) for d in first)
+        each = math.prod(self.x.shape[2:])
+        total = distributed.total(torch.as_tensor(sums))
+        return tuple((total / ((len(self.x) - self.held_out) * each)).tolist())
+
     def dense(self) -> list[Batch]:
         """Batches whose goals are read off the dense teacher at whatever sigma is asked for."""
         return [
@@ -153,7 +173,7 @@ class Session:
         calibration = Calibration(self.model, batches, stages, self.parametrization)
         lambdas, errors = calibration.run()
         zeroed = tuple(sorted(calibration.zeroed))
-        return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed=zeroed)
+        return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed)
 
     def learned(
         self,
@@ -162,14 +182,16 @@ class Session:
         columns: int,
         gain: bool,
         budget: float,
-        starts: Sequence[Sequence[float]] = (),
+        starts: Sequence[Start] = (),
     ) -> LambdaTable:
         """A table with learned inner sigmas, or the given grid's where those do not help."""
         batches, low = self.dense(), self.trajectories[0].sigmas[-1]
         spent = (self.model.evaluations - self.counted) / len(self.x)
         how = solver, self.parametrization, columns, gain
         left = budget - spent - 1 / len(self.x)  # which checks the model at the end
-        found = learn(self.model, batches, self.trajectories, grid, *how, low, left, extra=starts)
+        found = learn(
+            self.model, batches, self.trajectories, grid, *how, low, left, starts, self.mean
+        )
         rows, errors = torch.tensor(found.run.lambdas, dtype=torch.float64), found.errors
         if not found.helps:
             rows = torch.zeros_like(rows)
@@ -178,8 +200,8 @@ class Session:
             )
         learned = found.helps and not found.given
         sigmas = found.run.sigmas if learned else grid
-        name = self.dense_name
-        return self._table(solver, sigmas, rows, gain, errors, name, learned=learned)
+        name, ahead = self.dense_name, found.run.look_ahead if learned else None
+        return self._table(solver, sigmas, rows, gain, errors, name, (), learned, ahead)
 
     def _table(
         self,
@@ -191,6 +213,7 @@ class Session:
         teacher: str,
         zeroed: tuple[int, ...] = (),
         learned: bool = False,
+        look_ahead: LookAhead | None = None,
     ) -> LambdaTable:
         self.model.check_unchanged()
         evaluations, self.counted = self.model.evaluations - self.counted, self.model.evaluations
@@ -201,6 +224,7 @@ class Session:
             parametrization=self.parametrization,
             gain=gain,
             learned_sigmas=learned,
+            look_ahead=look_ahead,
             errors=errors,
             zeroed=zeroed,
             teacher=teacher,

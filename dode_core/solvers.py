@@ -21,9 +21,9 @@ from functools import cache
 import numpy as np
 
 from .errors import DodeError
-from .stages import MAX_COLUMNS, Grid, Row, Solver, Stage
+from .stages import MAX_COLUMNS, Grid, LookAhead, Row, Solver, Stage
 
-__all__ = ["MAX_COLUMNS", "SOLVERS", "Grid", "Row", "Solver", "Stage", "get_solver"]
+__all__ = ["MAX_COLUMNS", "SOLVERS", "Grid", "LookAhead", "Row", "Solver", "Stage", "get_solver"]
 
 _CLOSE_LOG = 1e-4  # DEIS: nodes that differ by rounding only would get weights of 1e7
 _SAME_LOG = 1e-9  # closer in log sigma than this, or turning back: no divided differences

@@ -11,13 +11,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .errors import DodeError
 from .noise import DEFAULT_TIME, PARAMETRIZATIONS, TIME_MAPS, check_sigmas, log_snr
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Row = tuple[float, ...]
 MAX_COLUMNS = 3
 _TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Where the first evaluation looks: at a lower sigma than the run starts from.
+
+    At the first sigma the state is pure noise, so the model is shown what a DDIM step from there
+    to ``sigma`` makes of it when the denoised output is guessed to be ``mean``, one number per
+    channel (none: zeros). No evaluation is spent at the first sigma, where it would return little
+    more than that mean.
+    """
+
+    sigma: float
+    mean: Row = ()
+
+    def seen(self, x: Tensor, start: float) -> Tensor:
+        """(sigma / s) x + (1 - sigma / s) mean, x (B, C, ...) at sigma s = ``start``."""
+        ratio = self.sigma / start
+        out = x * ratio
+        if self.mean and len(self.mean) != x.shape[1]:
+            raise DodeError(
+                f"The table's mean is of {len(self.mean)} channels, but the latent has "
+                f"{x.shape[1]}; use a table made for this model."
+            )
+        for channel, value in enumerate(self.mean):  # filled from here: nothing waits for a GPU
+            out[:, channel] += (1 - ratio) * value
+        return out
 
 
 @dataclass(frozen=True)
@@ -29,6 +60,7 @@ class Stage:
     ``role`` tells stages apart that do different jobs (predictor, corrector).
     ``adams_bashforth`` is the lambda that turns a first-order base into variable-step
     Adams-Bashforth 2, None where the base is not first order.
+    ``look_ahead`` moves a run's first evaluation; the update stays that of a state at ``sigma``.
     """
 
     step: int
@@ -43,6 +75,7 @@ class Stage:
     role: str = ""
     adams_bashforth: float | None = None
     gain: bool = False
+    look_ahead: LookAhead | None = None
 
     def __post_init__(self) -> None:
         states = self.start + self.here
@@ -108,13 +141,15 @@ class Solver:
         *,
         columns: int = 1,
         gain: bool = False,
+        look_ahead: LookAhead | None = None,
         time: str | Callable[[float], float] | None = None,
     ) -> list[Stage]:
         """The stages of one run; none for a single sigma.
 
         columns = 1 is the paper's correction; 2 and 3 are differences of successive outputs;
-        ``gain`` adds the newest output itself as the last column. ``time`` maps sigma to the
-        model's time (``deis`` only): a name of ``TIME_MAPS`` or a function.
+        ``gain`` adds the newest output itself as the last column. ``look_ahead`` is for runs that
+        start from pure noise. ``time`` maps sigma to the model's time (``deis`` only): a name of
+        ``TIME_MAPS`` or a function.
         """
         if parametrization not in PARAMETRIZATIONS:
             raise DodeError(
@@ -125,6 +160,8 @@ class Solver:
         if not callable(time):
             time = TIME_MAPS[time or DEFAULT_TIME[parametrization]]
         stages = self.build(Grid(check_sigmas(sigmas), parametrization, time))
+        if look_ahead is not None and stages:
+            stages[0] = replace(stages[0], look_ahead=look_ahead)
         if columns == 1 and not gain:
             return stages
         guess = self.output == "eps"

@@ -5,6 +5,8 @@
   few-step grids have about this shape.
 * Nodes chosen by dynamic programming on the teacher's own trajectory (arXiv 2405.11326).
 * The given grid, and Karras grids with a raised end.
+
+A start may look ahead (:class:`dode_core.stages.LookAhead`); then it has one node more.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from .dense import Trajectory, choose_nodes, euler_costs
@@ -30,6 +33,22 @@ CLEARANCE = 0.95  # the second node stays this far below the first, the last thi
 
 Point = tuple[float, float]
 _NORMAL = NormalDist()
+
+
+@dataclass(frozen=True)
+class Start:
+    """Nodes to learn from: a grid, and where it looks ahead the sigma it looks at, second."""
+
+    nodes: tuple[float, ...]
+    ahead: bool = False
+
+    @classmethod
+    def looking(cls, grid: Sequence[float], parametrization: str, at: float | None = None) -> Start:
+        """The grid with a look ahead at ``at``, or halfway to its second node on the line."""
+        if at is None or not grid[1] < CLEARANCE * at < CLEARANCE**2 * grid[0]:
+            line = [to_line(sigma, parametrization) for sigma in grid[:2]]
+            at = from_line(sum(line) / 2, parametrization)
+        return cls((grid[0], at, *grid[1:]), True)
 
 
 def log_normal(
@@ -112,50 +131,58 @@ def pattern_search(
 
 
 def rank_starts(
-    student: Student,
+    plain: Student,
+    ahead: Student | None,
     trajectories: Sequence[Trajectory],
     sigmas: Sequence[float],
-    extra: Sequence[Sequence[float]],
+    extra: Sequence[Start],
     low: float,
     budget: float,
-) -> list[list[float]]:
-    """Grids to learn from, best first, by the fitted student's final error on a few samples.
+) -> list[Start]:
+    """Where to learn from, best first, by the fitted student's final error on a few samples.
 
-    ``extra`` are grids that the user brings; ``budget`` is in runs of the student. The best of
-    every family is in the list, the given grid always.
+    ``ahead`` runs the starts that look ahead; None leaves those out. ``extra`` are starts that the
+    caller brings; ``budget`` is in runs of a student. The best of every family is in the list, the
+    given grid always.
     """
-    errors: dict[tuple[float, ...], float] = {}
+    errors: dict[Start, float] = {}
+    kind, steps = plain.parametrization, len(sigmas) - 1
 
-    def error(grid: Sequence[float]) -> float:
-        key = tuple(grid)
-        if key not in errors:
-            errors[key] = student.robust_error(student.run(grid))
-        return errors[key]
+    def error(start: Start) -> float:
+        student = ahead if start.ahead else plain
+        if start not in errors and student is not None:
+            errors[start] = student.typical_error(student.run(start.nodes))
+        return errors.get(start, math.inf)
 
+    given = Start(tuple(sigmas))
     families = [
-        [list(sigmas), *map(list, extra)],
-        list(fixed_starts(student, trajectories, sigmas, low)),
+        [given, *extra],
+        [Start(tuple(grid)) for grid in fixed_starts(plain, trajectories, sigmas, low)],
     ]
+    if ahead is not None and steps > 1:
+        families[0] += [Start.looking(s.nodes, kind) for s in extra if not s.ahead]
     kept = []
     for family in families:
         family = family[: max(0, int(budget) - len(errors))]
         if family:
             kept.append(min(family, key=error))
-    kind, steps = student.parametrization, len(sigmas) - 1
 
-    def shape(point: Point) -> list[float] | None:
-        return log_normal(steps, sigmas[0], low, *point, kind) if point[1] > 0.1 else None
+    def shape(point: Point) -> Start | None:
+        grid = log_normal(steps, sigmas[0], low, *point, kind) if point[1] > 0.1 else None
+        if grid is None:
+            return None
+        return Start(tuple(grid)) if ahead is None else Start.looking(grid, kind)
 
     def value(point: Point) -> float:
-        grid = shape(point)
-        return math.inf if grid is None else error(grid)
+        start = shape(point)
+        return math.inf if start is None else error(start)
 
     trials = min(MAX_TRIALS, int(budget) - len(errors))
     if sigmas[-1] == 0 and steps > 2 and trials > 1:
         found = pattern_search(value, CENTRES[kind], trials)
-        if found is not None and (grid := shape(found)) is not None:
-            kept.append(grid)
+        if found is not None and (start := shape(found)) is not None:
+            kept.append(start)
     if not kept:
-        return [list(sigmas)]
+        return [given]
     ranked = sorted(kept, key=error)
-    return ranked if list(sigmas) in ranked else [*ranked, list(sigmas)]
+    return ranked if given in ranked else [*ranked, given]

@@ -12,22 +12,35 @@ from torch import Tensor
 from . import distributed
 from .fit import Batch, flat, stage_products
 from .integrate import Denoiser, State, complete, plain, update
-from .solvers import Stage, get_solver
+from .solvers import LookAhead, Stage, get_solver
 
 Row = list[float]
-PATH = 0.3  # weight of the states on the way against the final one, in learning
+PATH = 0.2  # weight of the states on the way against the final one, in learning
 RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
 
 
 @dataclass
 class Run:
-    """A student run: its grid, its lambdas, the states after each evaluation, the final states."""
+    """A student run: its nodes, its lambdas, the states after each evaluation, the final states.
 
-    sigmas: list[float]
+    Nodes are what learning moves, all but the first and the last: the grid, and of a student that
+    looks ahead the sigma it looks at, between the first two.
+    """
+
+    nodes: list[float]
     stages: list[Stage]
     lambdas: list[Row]
     checkpoints: list[list[State]] = field(repr=False)
     finals: list[State] = field(repr=False)
+
+    @property
+    def look_ahead(self) -> LookAhead | None:
+        return self.stages[0].look_ahead
+
+    @property
+    def sigmas(self) -> list[float]:
+        """The grid."""
+        return self.nodes if self.look_ahead is None else [self.nodes[0], *self.nodes[2:]]
 
     def part(self, count: int) -> Run:
         """The first ``count`` micro-batches of this run."""
@@ -36,7 +49,10 @@ class Run:
 
 
 class Student:
-    """Runs one solver over changing grids from shared starting states."""
+    """Runs one solver over changing grids from shared starting states.
+
+    With ``mean`` (see :class:`LookAhead`) it looks ahead, and its nodes are one more than its grid.
+    """
 
     def __init__(
         self,
@@ -46,30 +62,36 @@ class Student:
         parametrization: str,
         columns: int,
         gain: bool,
+        mean: tuple[float, ...] | None = None,
     ) -> None:
-        self.model, self.batches = model, batches
+        self.model, self.batches, self.mean = model, batches, mean
         self.solver, self.parametrization = get_solver(solver), parametrization
         self.columns, self.gain = columns, gain
         self.width = columns + gain
         self.samples = sum(batch.samples for batch in batches)
 
-    def stages(self, sigmas: Sequence[float]) -> list[Stage]:
+    def stages(self, nodes: Sequence[float]) -> list[Stage]:
+        grid, ahead = nodes, None
+        if self.mean is not None:
+            grid, ahead = [nodes[0], *nodes[2:]], LookAhead(nodes[1], self.mean)
         return self.solver.stages(
-            sigmas, self.parametrization, columns=self.columns, gain=self.gain
+            grid, self.parametrization, columns=self.columns, gain=self.gain, look_ahead=ahead
         )
 
     def run(
         self,
-        sigmas: Sequence[float],
+        nodes: Sequence[float],
         lambdas: Sequence[Row] | None = None,
         base: Run | None = None,
     ) -> Run:
-        """Run over ``sigmas`` with given lambdas, or fit them on the way.
+        """Run over ``nodes`` with given lambdas, or fit them on the way.
 
         With ``base``, everything before the first stage that differs is taken from there.
         """
-        stages = self.stages(sigmas)
+        stages = self.stages(nodes)
         first = 0
+        if base is not None and base.look_ahead != stages[0].look_ahead:
+            base = None
         if base is not None:
             first = _first_change(base, stages, lambdas)
         found: list[Row] = [] if base is None else [list(row) for row in base.lambdas[:first]]
@@ -97,7 +119,7 @@ class Student:
         complete(
             self.model, states, stages, choose, parametrization=self.parametrization, first=start
         )
-        return Run(list(sigmas), stages, found, checkpoints, states)
+        return Run(list(nodes), stages, found, checkpoints, states)
 
     @property
     def validates(self) -> bool:
@@ -142,10 +164,15 @@ class Student:
         squares = self.squares(run, held_out)
         return math.sqrt(float(squares.mean())) if len(squares) else 0.0
 
-    def robust_error(self, run: Run, held_out: bool = False) -> float:
-        """RMS with samples beyond twice the median error counted ever less."""
-        squares = self.squares(run, held_out)
-        return math.sqrt(float((squares * robust_weights(squares)).mean()))
+    def typical_error(self, run: Run, held_out: bool = False) -> float:
+        """The geometric mean over samples of the RMS final error: a sample that forks is one in n,
+        however far off it ends.
+        """
+        return math.exp(float(self.logs(run, held_out).mean()))
+
+    def logs(self, run: Run, held_out: bool = False) -> Tensor:
+        """Every sample's log RMS final error."""
+        return self.squares(run, held_out).clamp(min=1e-60).log() / 2
 
 
 def _first_change(base: Run, stages: Sequence[Stage], lambdas: Sequence[Row] | None) -> int:

@@ -14,9 +14,10 @@ from torch import Tensor
 from . import files
 from .errors import TableError
 from .noise import PARAMETRIZATIONS, check_sigmas
-from .solvers import MAX_COLUMNS, Stage, get_solver
+from .solvers import MAX_COLUMNS, LookAhead, Stage, get_solver
 
 MAX_LAMBDA = 1e4
+MAX_CHANNELS = 256  # of a look ahead's mean
 SAME_SIGMA = 1e-4  # relative; hosts compute the same schedule in float32 in different orders
 
 
@@ -50,7 +51,8 @@ class LambdaTable:
 
     sigmas: (steps + 1,) float64, the full grid. lambdas: (stages, columns) float64, dimensionless,
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
-    ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them.
+    ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them;
+    ``look_ahead`` is learned with them.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``dropped`` counts samples that were left out because the model's output was not finite.
     ``evaluations`` counts model evaluations per calibration sample, teacher included.
@@ -76,6 +78,7 @@ class LambdaTable:
     program: str = ""
     learned_sigmas: bool = False
     dropped: int = 0
+    look_ahead: LookAhead | None = None
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,8 +99,14 @@ class LambdaTable:
                 f"The lambdas have shape {tuple(self.lambdas.shape)}; expected (stages, columns) "
                 f"with 1 to {MAX_COLUMNS} columns."
             )
+        if self.look_ahead is not None:
+            _check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
         stages = get_solver(self.solver).stages(
-            grid, self.parametrization, columns=width - self.gain, gain=self.gain
+            grid,
+            self.parametrization,
+            columns=width - self.gain,
+            gain=self.gain,
+            look_ahead=self.look_ahead,
         )
         if len(stages) != len(self.lambdas):
             raise TableError(
@@ -170,6 +179,22 @@ class LambdaTable:
         if not tables:
             raise TableError(f"{Path(path).name} holds no table; distil one first.")
         return tables[-1]
+
+
+def _check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> None:
+    if not learned:
+        raise TableError("A look ahead goes with learned sigmas, but the sigmas are not learned.")
+    if not grid[1] < ahead.sigma < grid[0]:  # false for NaN as well
+        raise TableError(
+            f"The look ahead is at sigma {ahead.sigma:g}; it must lie between the first two, "
+            f"{grid[0]:g} and {grid[1]:g}."
+        )
+    if len(ahead.mean) > MAX_CHANNELS or not all(abs(v) <= MAX_LAMBDA for v in ahead.mean):
+        raise TableError(
+            f"The look ahead's mean is of {len(ahead.mean)} channels, the largest "
+            f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
+            f"numbers, at most {MAX_LAMBDA:g}."
+        )
 
 
 def same_sigmas(a: Sequence[float], b: Sequence[float], tolerance: float = SAME_SIGMA) -> bool:

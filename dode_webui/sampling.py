@@ -45,7 +45,8 @@ def sample_dode(
     """Sample with the best table there is; without any, the plain solver runs and says so."""
     p = getattr(model, "p", None)
     options = of_run(p)
-    choice = choose(model, p, check_sigmas(sigmas), extra_args or {}, options, solver)
+    grid, channels = check_sigmas(sigmas), x.shape[1]
+    choice = choose(model, p, grid, extra_args or {}, options, solver, channels)
     note(p, choice, options)  # before the loop: an interrupted run keeps its infotext
     held = Held(model, iter([stage.step for stage in choice.resolution.stages]))
     return run_resolved(held, x, choice.resolution, extra_args, callback, disable)
@@ -67,6 +68,7 @@ def choose(
     extra_args: dict[str, Any],
     options: Options,
     solver: str | None,
+    channels: int | None = None,
 ) -> Choice:
     """The table for this run, scaled as asked."""
     cfg = host.guidance(p, extra_args)
@@ -74,7 +76,8 @@ def choose(
 
     def pick(tables: Sequence[LambdaTable]) -> Resolution:
         usable = [table for table in tables if solver in (None, table.solver)]
-        return resolve(usable, grid, solver=solver, cfg=cfg, parametrization=kind)
+        how = {"solver": solver, "cfg": cfg, "parametrization": kind, "channels": channels}
+        return resolve(usable, grid, **how)
 
     warning = ""
     if options.given is not None:

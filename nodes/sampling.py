@@ -65,7 +65,8 @@ def sample_dode(
     patcher = getattr(guider, "model_patcher", None)
     kind = None if patcher else infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    resolution, note = choose(patcher, sigmas, models.guidance(guider), carried, solver, kind)
+    how = models.guidance(guider), carried, solver, kind, x.shape[1]
+    resolution, note = choose(patcher, sigmas, *how)
     message = resolution.message + note
     logging.info("D-ODE: %s", message)
     if say is not None:
@@ -85,13 +86,15 @@ def choose(
     carried: LambdaTable | Sequence[LambdaTable] | None = None,
     solver: str | None = None,
     parametrization: str | None = None,
+    channels: int | None = None,
 ) -> tuple[Resolution, str]:
     """What a run of this MODEL uses, and where that is from; ``carried`` tables go first."""
     grid, kind = check_sigmas(sigmas), parametrization or models.parametrization(patcher)
 
     def pick(tables: Sequence[LambdaTable]) -> Resolution:
         usable = [each for each in tables if solver in (None, each.solver)]
-        return resolve(usable, grid, solver=solver, cfg=cfg, parametrization=kind)
+        how = {"solver": solver, "cfg": cfg, "parametrization": kind, "channels": channels}
+        return resolve(usable, grid, **how)
 
     if carried:
         return pick(carried if isinstance(carried, list | tuple) else [carried]), ""

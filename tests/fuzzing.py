@@ -26,6 +26,7 @@ import dode_core as dode  # noqa: E402
 from dode_core import checkpoint, names, presets  # noqa: E402
 from dode_core.files import dump_tables, parse_tables  # noqa: E402
 from dode_core.resolve import resolve  # noqa: E402
+from dode_core.solvers import LookAhead  # noqa: E402
 
 NUMBERS: list[Any] = [
     *(
@@ -102,7 +103,9 @@ def _corpus() -> list[str]:
         grid = karras(3 + i % 3, 0.03, top)
         one = made_up(solver, grid, parametrization=kind, columns=columns, gain=gain, draw=i)
         other = made_up(solver, karras(6, 0.03, top), parametrization=kind, cfg=7.0, draw=i + 9)
-        files.append(json.dumps(document(one, other)))
+        looks = {"learned_sigmas": True, "look_ahead": LookAhead(0.9 * top, (0.5, -0.1))}
+        third = made_up(solver, karras(5, 0.03, top), parametrization=kind, draw=i + 18, **looks)
+        files.append(json.dumps(document(one, other, third)))
     return files
 
 

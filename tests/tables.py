@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from problems import karras, randn
 
 import dode_core as dode
+from dode_core.solvers import LookAhead
 
 
 def made_up(
@@ -85,6 +86,11 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
     width = columns + gain
     row = st.lists(st.floats(-1e4, 1e4), min_size=width, max_size=width)
     rows = draw(st.lists(row, min_size=len(stages), max_size=len(stages)))
+    learned, ahead = draw(st.booleans()), None
+    if learned and sigmas[0] / max(sigmas[1], 1e-9) > 1 + 1e-9:
+        between = st.floats(sigmas[1], sigmas[0], exclude_min=True, exclude_max=True)
+        means = st.lists(st.floats(-1e4, 1e4), max_size=256).map(tuple)
+        ahead = draw(st.none() | st.builds(LookAhead, between, means))
     errors = st.builds(dode.Errors, *[st.floats(0, 1e200)] * 2, MAYBE_ERROR, MAYBE_ERROR)
     zeroed = st.sets(st.integers(0, len(stages) - 1))
     return dode.LambdaTable(
@@ -105,6 +111,7 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
         draw(TEXTS),
         draw(TEXTS),
         draw(TEXTS.filter(bool)),
-        draw(st.booleans()),
+        learned,
         draw(st.integers(0, 2**63 - 1)),
+        ahead,
     )

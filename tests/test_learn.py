@@ -20,7 +20,7 @@ from dode_core.gauss_newton import differences, improve, jacobian_cost, size
 from dode_core.integrate import State
 from dode_core.noise import from_line, to_line
 from dode_core.resolve import resolve
-from dode_core.starts import CENTRES, log_normal, pattern_search, rank_starts, resampled
+from dode_core.starts import CENTRES, Start, log_normal, pattern_search, rank_starts, resampled
 from dode_core.student import PATH, Student, robust_weights
 
 SHAPE = (2, 3, 3)
@@ -85,7 +85,11 @@ def test_euler_costs_vanish_on_a_straight_path() -> None:
 
 
 def student(
-    columns: int = 2, gain: bool = True, held_out: bool = False, parametrization: str = "ve"
+    columns: int = 2,
+    gain: bool = True,
+    held_out: bool = False,
+    parametrization: str = "ve",
+    mean: tuple[float, ...] | None = None,
 ) -> Student:
     model, x = mixture(parametrization, SHAPE), noise(parametrization)
     high, low = (1.0, 0.02) if parametrization == "flow" else (15.0, 0.02)
@@ -96,7 +100,7 @@ def student(
     batch = Batch(
         state, lambda k, stage: trajectory.at(stage.sigma_next), trajectory.final, held_out
     )
-    return Student(model, [batch], "ddim", parametrization, columns, gain)
+    return Student(model, [batch], "ddim", parametrization, columns, gain, mean)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "deis", "heun", "dpm_solver_2", "dpmpp_2m"])
@@ -134,31 +138,34 @@ def test_a_round_lowers_what_is_learned_and_keeps_the_order() -> None:
         run = found
 
 
-@BOTH
+@pytest.mark.parametrize(
+    ("parametrization", "mean"), [("ve", None), ("flow", None), ("ve", (0.1, -0.2))]
+)
 def test_the_jacobian_is_the_derivative(
-    parametrization: str, monkeypatch: pytest.MonkeyPatch
+    parametrization: str, mean: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small forward differences along every parameter against central ones, at the stated cost."""
     monkeypatch.setattr(gauss_newton, "PERTURBATION", 2e-3)
     monkeypatch.setattr(gauss_newton, "LAMBDA_PERTURBATION", 2e-3)
-    runner = student(1, False, parametrization=parametrization)
-    run = runner.run(grid_for(parametrization, 4))
+    runner = student(1, False, parametrization=parametrization, mean=mean)
+    nodes = grid_for(parametrization, 4).tolist()
+    run = runner.run(nodes if mean is None else [nodes[0], 9.0, *nodes[1:]])
     model = Recorded(runner.model)
     runner.model = model
     jacobian = differences(runner, run)
     assert sum(len(call[0]) for call in model.calls) == 12 * jacobian_cost(run)
-    inner = len(run.sigmas) - 2
+    inner = len(run.nodes) - 2
     assert len(jacobian.values) == inner + len(jacobian.places)
 
     def residual(p: int, delta: float) -> Tensor:
-        sigmas, lambdas = list(run.sigmas), [list(row) for row in run.lambdas]
+        nodes, lambdas = list(run.nodes), [list(row) for row in run.lambdas]
         if p < inner:
-            at = to_line(sigmas[p + 1], parametrization) + delta
-            sigmas[p + 1] = from_line(at, parametrization)
+            at = to_line(nodes[p + 1], parametrization) + delta
+            nodes[p + 1] = from_line(at, parametrization)
         else:
             k, i = jacobian.places[p - inner]
             lambdas[k][i] += delta
-        return runner.path(runner.run(sigmas, lambdas))
+        return runner.path(runner.run(nodes, lambdas))
 
     for p, found in enumerate(jacobian.values):
         exact = (residual(p, 2e-3) - residual(p, -2e-3)) / 4e-3
@@ -249,13 +256,13 @@ def test_pattern_search_finds_the_least() -> None:
 def test_starts_are_ranked_and_the_user_s_grid_is_among_them() -> None:
     runner = student()
     trajectory = dense_teacher(runner.model, State.begin(noise()), dense_grid(15.0, 0.03, "ve", 30))
-    good = rank_starts(runner, [trajectory], karras(5).tolist(), [], 0.03, 30)[0]
+    good = rank_starts(runner, None, [trajectory], karras(5).tolist(), [], 0.03, 30)[0]
     poor = [15.0, 14.9, 14.8, 14.7, 14.6, 0.0]
-    ranked = rank_starts(runner, [trajectory], poor, [good], 0.03, 30)
-    assert good in ranked and ranked[-1] == poor
-    errors = [runner.robust_error(runner.run(grid)) for grid in ranked]
+    ranked = rank_starts(runner, None, [trajectory], poor, [good], 0.03, 30)
+    assert good in ranked and ranked[-1] == Start(tuple(poor))
+    errors = [runner.typical_error(runner.run(start.nodes)) for start in ranked]
     assert errors == sorted(errors)
-    assert rank_starts(runner, [trajectory], poor, [], 0.03, 0) == [poor]
+    assert rank_starts(runner, None, [trajectory], poor, [], 0.03, 0) == [Start(tuple(poor))]
 
 
 def test_robust_weights() -> None:

@@ -13,9 +13,14 @@ from tables import made_up
 from torch import Tensor
 
 import dode_core as dode
+from dode_core.solvers import LookAhead
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
-WIDE: list[dict[str, Any]] = [{}, {"columns": 3, "gain": True}]
+LOOK = LookAhead(10.0, (0.1, 0.2, 0.3, 0.4))
+WIDE: list[dict[str, Any]] = [
+    {},
+    {"columns": 3, "gain": True, "learned_sigmas": True, "look_ahead": LOOK},
+]
 SHAPE = (2, 4, 16, 16)
 STEPS = 9
 X = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)) * 15
@@ -25,7 +30,7 @@ def denoiser(x: Tensor, sigma: Tensor, **rest: Any) -> Tensor:
     return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
 
 
-@pytest.mark.parametrize("wide", WIDE, ids=["one lambda", "three columns and gain"])
+@pytest.mark.parametrize("wide", WIDE, ids=["one lambda", "all there is"])
 @EVERY
 def test_no_value_is_read(solver: str, wide: dict[str, Any]) -> None:
     """On the meta device there are no values: anything that would wait for a GPU raises here."""
@@ -44,7 +49,7 @@ def test_no_value_is_read(solver: str, wide: dict[str, Any]) -> None:
 @EVERY
 def test_the_gpu_is_not_waited_for(solver: str) -> None:
     """With CUDA's own check: any synchronisation raises."""
-    table = made_up(solver, karras(STEPS))
+    table = made_up(solver, karras(STEPS), **WIDE[1])
     x = torch.randn(SHAPE, device="cuda") * 15
     dode.sample(denoiser, x, karras(STEPS), disable=True, table=table)
     torch.cuda.set_sync_debug_mode("error")
@@ -65,7 +70,7 @@ def test_the_counter_counts() -> None:
     assert peak(lambda x: (x + 1).add_(2).mul_(3), X) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("wide", WIDE, ids=["one lambda", "three columns and gain"])
+@pytest.mark.parametrize("wide", WIDE, ids=["one lambda", "all there is"])
 @EVERY
 def test_memory_against_ipndm(
     solver: str, wide: dict[str, Any], comfy_sampling: ModuleType
