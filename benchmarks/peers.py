@@ -106,7 +106,8 @@ class Host:
             from comfy_extras.nodes_gits import NOISE_LEVELS
 
             levels = NOISE_LEVELS[float(detail)]  # of 2 steps and more; the last is stretched
-            return self._borrow(levels[min(steps, len(levels) + 1) - 2], steps) if steps > 1 else None
+            nearest = min(steps, len(levels) + 1) - 2
+            return self._borrow(levels[nearest], steps) if steps > 1 else None
         if name in ("karras", "exponential", "kl_optimal") and steps < 2:
             return None
         sigmas = comfy.samplers.calculate_sigmas(self.model_sampling, name, steps)

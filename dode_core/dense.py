@@ -17,8 +17,8 @@ from .solvers import Stage, get_solver
 
 DENSE_SOLVER = "ipndm"  # 30 evaluations are within 0.003 RMS of 255 of Heun's on the demo model
 DENSE_STEPS = 30
-DENSE_LOW = {"ve": 2e-3, "flow": 0.02}  # of the first sigma: how far down it goes at least
-DENSE_RHO = {"ve": 7.0, "flow": 2.0}
+DENSE_LOW = {"ve": 2e-3, "flow": 3e-3}  # of the first sigma: how far down it goes at least
+DENSE_RHO = 7.0
 
 
 @dataclass
@@ -72,10 +72,17 @@ class Trajectory:
 
 
 def dense_grid(high: float, low: float, parametrization: str, steps: int) -> list[float]:
-    """The dense teacher's grid: ``steps`` evaluations from ``high`` to ``low``, then 0."""
-    rho = DENSE_RHO[parametrization]
-    a, b = high ** (1 / rho), low ** (1 / rho)
-    inner = [(a + i / (steps - 1) * (b - a)) ** rho for i in range(1, steps - 1)]
+    """The dense teacher's grid: ``steps`` evaluations from ``high`` to ``low``, then 0.
+
+    Karras's for ``ve``. For ``flow`` a half cosine, dense at both ends: on the demo model it is
+    0.002 RMS from the converged solution where equal steps in sigma^(1/2) were 0.028.
+    """
+    parts = [i / (steps - 1) for i in range(1, steps - 1)]
+    if parametrization == "flow":
+        inner = [low + (high - low) * (1 + math.cos(math.pi * part)) / 2 for part in parts]
+    else:
+        a, b = high ** (1 / DENSE_RHO), low ** (1 / DENSE_RHO)
+        inner = [(a + part * (b - a)) ** DENSE_RHO for part in parts]
     return [high, *inner, low, 0.0]
 
 

@@ -85,23 +85,25 @@ class Jacobian:
             self.values[:, b] += torch.outer(direction / size, missing).to(self.values)
 
 
-def lambda_places(run: Run) -> list[tuple[int, int]]:
-    return [(k, i) for k, stage in enumerate(run.stages) for i, row in enumerate(stage.c) if row]
+def lambda_places(run: Run, columns: int) -> list[tuple[int, int]]:
+    """Where the lambdas that are moved lie: the first ``columns`` of every stage that has them."""
+    rows = [(k, i, row) for k, stage in enumerate(run.stages) for i, row in enumerate(stage.c)]
+    return [(k, i) for k, i, row in rows if row and i < columns]
 
 
-def jacobian_cost(run: Run) -> int:
+def jacobian_cost(run: Run, columns: int) -> int:
     """Model evaluations per sample of one Jacobian."""
     n = len(run.stages)
-    cost = sum(n - 1 - k for k, _ in lambda_places(run))
+    cost = sum(n - 1 - k for k, _ in lambda_places(run, columns))
     for sigma in run.sigmas[1:-1]:
         first = next(k for k, stage in enumerate(run.stages) if stage.sigma_next == sigma)
         cost += n - 1 - first
     return cost + (n if run.look_ahead is not None else 0)
 
 
-def differences(student: Student, run: Run) -> Jacobian:
+def differences(student: Student, run: Run, columns: int) -> Jacobian:
     """The Jacobian at ``run``, by forward differences."""
-    places = lambda_places(run)
+    places = lambda_places(run, columns)
     base = student.path(run)
     inner = len(run.nodes) - 2
     values = torch.empty(inner + len(places), *base.shape, dtype=torch.float32)
@@ -119,16 +121,19 @@ def differences(student: Student, run: Run) -> Jacobian:
     return Jacobian(values, places)
 
 
-def improve(student: Student, run: Run, low: float, steps: int) -> Run | None:
+def improve(
+    student: Student, run: Run, low: float, steps: int, columns: int | None = None
+) -> Run | None:
     """One round from ``run``: the run of least (robustly weighted) final error that it meets.
 
+    ``columns`` moves only the first lambdas of every stage, and the nodes.
     None when no step lowers the error. At most ``steps`` + 1 runs after the Jacobian; no inner
     sigma goes below ``low``.
     """
     residual = student.path(run)
     weights = robust_weights(squares(residual))
     error = size(residual, weights)
-    jacobian = differences(student, run)
+    jacobian = differences(student, run, student.width if columns is None else columns)
     dampings: Sequence[float] = DAMPINGS
     best = None
     for _ in range(min(STEPS, steps)):

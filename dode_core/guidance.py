@@ -41,6 +41,8 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
             means = [other.look_ahead.mean for other in found if other.look_ahead]
             mean = weights @ torch.tensor(means, dtype=torch.float64)
             ahead = LookAhead(nodes.pop(0), tuple(mean.tolist()))
+            if not ahead.sigma < float(sigmas[0]):
+                return None
         sigmas = sigmas.clone()
         sigmas[1:-1] = torch.tensor(nodes)
     changed = {"lambdas": lambdas, "sigmas": sigmas, "look_ahead": ahead}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
 MANY_BUDGET = 1500  # of many tables together
 SCOUTS = 4  # samples that choose among starts
-STARTS_SHARE = 0.3  # of the budget, at most, for choosing a start
+STARTS_SHARE = 0.2  # of the budget, at most, for choosing a start
 STARTS_KEPT = 2  # starts that are learned from, while the budget lasts
 STALLED = 0.99  # a round that lowers the error by less is the last from its start
 
@@ -115,19 +115,25 @@ class Learner:
                 run = better
 
     def _round(self, everyone: Student, fit: Sequence[Batch], run: Run) -> Run | None:
-        """One round on as many fit samples as the budget pays for, run again on all; or None."""
+        """One round, run again on all samples; None where it finds nothing or costs too much.
+
+        On as many fit samples as the budget pays for. Where it does not pay for the first few,
+        long runs, only the first lambda of every stage moves with the nodes.
+        """
         n = len(run.stages)
         left = self.left - n * everyone.samples
-        each = jacobian_cost(run) + 2 * n
-        looks = everyone.mean is not None
-        affordable = [k for k in _groups(fit) if left >= self.student(fit[:k]).samples * each]
-        if not affordable:
+        for columns in (everyone.width, 1):
+            each = jacobian_cost(run, columns) + 2 * n
+            affordable = [k for k in _groups(fit) if left >= self.student(fit[:k]).samples * each]
+            if affordable:
+                break
+        else:
             return None
         count = affordable[-1]
-        learners = self.student(fit[:count], looks)
-        room = left / learners.samples - jacobian_cost(run)
+        learners = self.student(fit[:count], everyone.mean is not None)
+        room = left / learners.samples - jacobian_cost(run, columns)
         base = run.part(count)  # fit samples come first
-        best = improve(learners, base, self.low, int(room / n) - 1)
+        best = improve(learners, base, self.low, int(room / n) - 1, columns)
         return None if best is None else everyone.run(best.nodes, best.lambdas)
 
 

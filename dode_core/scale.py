@@ -53,6 +53,5 @@ def _looked(ahead: LookAhead | None, grid: Sequence[float], scale: float) -> Loo
     """A look ahead ``scale`` times as far down from the first sigma, above the second node."""
     if ahead is None or scale == 0:
         return None
-    first, second = math.log(grid[0]), math.log(grid[1])
-    moved = first + scale * (math.log(ahead.sigma) - first)
-    return replace(ahead, sigma=math.exp(max(moved, (first + second) / 2)))
+    moved = grid[0] * (ahead.sigma / grid[0]) ** scale
+    return replace(ahead, sigma=max(moved, math.sqrt(grid[0] * grid[1])))

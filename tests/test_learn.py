@@ -139,21 +139,25 @@ def test_a_round_lowers_what_is_learned_and_keeps_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parametrization", "mean"), [("ve", None), ("flow", None), ("ve", (0.1, -0.2))]
+    ("parametrization", "mean", "columns"),
+    [("ve", None, 2), ("flow", None, 2), ("ve", (0.1, -0.2), 2), ("ve", None, 1)],
 )
 def test_the_jacobian_is_the_derivative(
-    parametrization: str, mean: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
+    parametrization: str,
+    mean: tuple[float, ...] | None,
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Small forward differences along every parameter against central ones, at the stated cost."""
     monkeypatch.setattr(gauss_newton, "PERTURBATION", 2e-3)
     monkeypatch.setattr(gauss_newton, "LAMBDA_PERTURBATION", 2e-3)
-    runner = student(1, False, parametrization=parametrization, mean=mean)
+    runner = student(2, False, parametrization=parametrization, mean=mean)
     nodes = grid_for(parametrization, 4).tolist()
     run = runner.run(nodes if mean is None else [nodes[0], 9.0, *nodes[1:]])
     model = Recorded(runner.model)
     runner.model = model
-    jacobian = differences(runner, run)
-    assert sum(len(call[0]) for call in model.calls) == 12 * jacobian_cost(run)
+    jacobian = differences(runner, run, columns)
+    assert sum(len(call[0]) for call in model.calls) == 12 * jacobian_cost(run, columns)
     inner = len(run.nodes) - 2
     assert len(jacobian.values) == inner + len(jacobian.places)
 
@@ -189,7 +193,7 @@ def test_the_path_holds_the_final_residual_and_a_share_of_every_state() -> None:
 def test_broyden_makes_the_jacobian_explain_the_step() -> None:
     runner = student()
     run = runner.run(karras(4))
-    jacobian = differences(runner, run)
+    jacobian = differences(runner, run, runner.width)
     generator = torch.Generator().manual_seed(0)
     size, *shape = jacobian.values.shape
     step = torch.randn(size, generator=generator, dtype=torch.float64)

@@ -172,6 +172,12 @@ def test_scaled_looks_lie_nearer_or_further(scale: float) -> None:
         assert found.look_ahead.sigma == pytest.approx(first * (9 / first) ** scale)
 
 
+def test_a_look_is_scaled_before_a_single_step_too() -> None:
+    one = made_up(sigmas=[15.0, 0.0], learned_sigmas=True, look_ahead=AHEAD)
+    stage = scaled(resolve([one], [15.0, 0.0]), [15.0, 0.0], 2.0).stages[0]
+    assert stage.look_ahead is not None and stage.look_ahead.sigma == pytest.approx(9 * 9 / 15)
+
+
 # Learning it
 
 
