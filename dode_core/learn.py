@@ -106,7 +106,9 @@ class Learner:
             run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
             found.append(run)
             begun.append((everyone.typical_error(run), everyone, run))
-        for error, everyone, run in sorted(begun, key=lambda each: each[0]):
+        # Those that look ahead end lower, also where they begin a little higher.
+        begun.sort(key=lambda each: (each[2].look_ahead is None, each[0]))
+        for error, everyone, run in begun:
             while (better := self._round(everyone, fit, run)) is not None:
                 found.append(better)
                 last, error = error, everyone.typical_error(better)

@@ -20,6 +20,7 @@ def test_columns_and_sigmas(comfy: ComfyServer) -> None:
     table = only_table(comfy)
     assert table.learned_sigmas and table.columns == 2 and table.gain
     assert table.evaluations <= 300
+    assert table.look_ahead is not None and len(table.look_ahead.mean) == 3
     result = run(
         comfy,
         work,

@@ -15,9 +15,11 @@ import dode_core as dode
 from dode_core.distill import Session
 from dode_core.files import dump_tables, parse_tables
 from dode_core.guidance import between
+from dode_core.learn import Learner
 from dode_core.resolve import resolve
 from dode_core.scale import scaled
 from dode_core.solvers import LookAhead
+from dode_core.student import Run, Student
 
 SHAPE = (3, 4, 4)
 MEAN = (0.5, -0.25, 0.0)
@@ -208,6 +210,24 @@ def test_learning_looks_ahead_where_that_helps(monkeypatch: pytest.MonkeyPatch) 
         return float((found - goal).flatten(1).square().mean(1).sqrt().median())
 
     assert error(own) < 0.9 * error(blind)
+
+
+def test_starts_that_look_ahead_are_learned_from_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where others begin lower; those follow while the budget lasts."""
+    order = []
+
+    def error(student: Student, run: Run, held_out: bool = False) -> float:
+        few = student.samples < 12  # the few that choose starts see it the other way round
+        return 1.0 if (run.look_ahead is None) != few else 2.0
+
+    def note(learner: Learner, everyone: Student, fit: Any, run: Run) -> None:
+        order.append(run.look_ahead is not None)
+
+    monkeypatch.setattr(Student, "typical_error", error)
+    monkeypatch.setattr(Learner, "_round", note)
+    model, x = far_means()
+    dode.distill(model, x, karras(4, high=80.0), learn_sigmas=True)
+    assert order == [True, False]
 
 
 def test_flow_models_and_vectors_have_no_mean_to_guess() -> None:
