@@ -26,10 +26,20 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
     The result claims no errors.
     """
     found = _nearest(_relatives(tables, table), cfg)
-    values = [other.cfg for other in found if other.cfg is not None]
-    if len(found) < 2 or not min(values) < cfg < max(values):
+    known = [other.cfg for other in found if other.cfg is not None]
+    if len(found) < 2 or not min(known) < cfg < max(known):
         return None
-    weights = torch.tensor(_lagrange(values, cfg), dtype=torch.float64)
+    for count in range(len(found), 1, -1):  # the two that enclose it come first
+        if (mixed := _mixed(found[:count], table, cfg)) is not None:
+            return mixed
+    return None
+
+
+def _mixed(found: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> LambdaTable | None:
+    """The polynomial through these tables; None where their nodes lie too far apart for one."""
+    weights = torch.tensor(
+        _lagrange([other.cfg or 0.0 for other in found], cfg), dtype=torch.float64
+    )
     lambdas = torch.einsum("t,tkc->kc", weights, torch.stack([t.lambdas for t in found]))
     sigmas, ahead = table.sigmas, table.look_ahead
     if table.learned_sigmas:

@@ -21,7 +21,7 @@ from .dense import Trajectory
 from .errors import Enough
 from .fit import Batch
 from .gauss_newton import improve, jacobian_cost
-from .starts import Start, rank_starts
+from .starts import LONG, Start, rank_starts
 from .student import Run, Student
 from .table import MAX_LAMBDA, Errors
 
@@ -106,8 +106,8 @@ class Learner:
             run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
             found.append(run)
             begun.append((everyone.typical_error(run), everyone, run))
-        # Those that look ahead end lower, also where they begin a little higher.
-        begun.sort(key=lambda each: (each[2].look_ahead is None, each[0]))
+        # Those that look ahead end lower, also where they begin a little higher: but in long runs.
+        begun.sort(key=lambda each: (stages <= LONG and each[2].look_ahead is None, each[0]))
         for error, everyone, run in begun:
             while (better := self._round(everyone, fit, run)) is not None:
                 found.append(better)

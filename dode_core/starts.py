@@ -24,7 +24,7 @@ from .student import Student
 
 COEFFICIENTS = (1.03, 1.1)  # of the dynamic programme: more nodes late above 1
 RAISED_END = {"ve": 0.1, "flow": 0.08}  # lowest inner sigma of the extra Karras starts
-LONG, LONG_END = 12, {"ve": 0.03, "flow": 0.03}  # steps from which on one more goes further down
+LONG, LONG_END = 12, {"ve": 0.03, "flow": 0.03}  # steps beyond which one more goes further down
 RAISED_RHO = (7.0, 10.0)
 # (centre, spread) on the line where the search begins, and its first and last step.
 CENTRES = {"ve": ((0.3, 1.3), (1.0, 1.8)), "flow": ((-0.3, 1.3), (0.7, 1.3))}

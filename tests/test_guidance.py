@@ -66,6 +66,17 @@ def test_learned_grids_of_different_kinds_are_not_mixed() -> None:
     assert between(tables, tables[0], 3) is None
 
 
+def test_a_third_table_that_is_another_solution_is_left_out() -> None:
+    near = [table(cfg, True) for cfg in (1, 3)]
+    far = table(7, True, shift=0.15)
+    found, expected = between([*near, far], near[0], 2), between(near, near[0], 2)
+    assert found is not None and expected is not None
+    assert torch.equal(found.sigmas, expected.sigmas) and torch.equal(
+        found.lambdas, expected.lambdas
+    )
+    assert between([*near, far], near[1], 5) is None
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_resolving_between_two_cfgs(learned: bool) -> None:
     tables = [table(cfg, learned) for cfg in (1, 3, 7)]
