@@ -11,6 +11,7 @@ NAMES = {
     "cost": "FLOPs of SD 1.5, SDXL, SD 3.5 and Flux, and calibration minutes on paper",
     "gpu": "on a CUDA device: synchronisations, time and memory with an SDXL-shaped network",
     "calibration": "model evaluations per table and held-out error, against the paper's teacher",
+    "teacher": "the dense teacher's distance from the converged samples, by cfg (minutes)",
     "startup": "what importing the pack costs",
     "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",

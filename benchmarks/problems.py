@@ -46,9 +46,9 @@ class Problem:
             return uniform(steps, LOW, 1.0)
         return karras(steps, LOW, HIGH)
 
-    def fine_grid(self) -> Tensor:
+    def fine_grid(self, steps: int = REFERENCE_STEPS) -> Tensor:
         """The grid of the converged solution."""
-        fine = self.grid(REFERENCE_STEPS)
+        fine = self.grid(steps)
         return fine**1.5 if self.parametrization == "flow" else fine
 
     def noise(self, count: int, seed: int) -> tuple[Tensor, dict[str, Any]]:

@@ -15,8 +15,10 @@ from .errors import CalibrationError
 from .integrate import Denoiser, State, complete, plain
 from .solvers import Stage, get_solver
 
-DENSE_SOLVER = "ipndm"  # 30 evaluations are within 0.003 RMS of 255 of Heun's on the demo model
-DENSE_STEPS = 30
+DENSE_SOLVER = "ipndm"
+DENSE_STEPS = (
+    40  # 30 do at cfg 1; at cfg 7 they end at other images (docs/benchmarks.md, the teacher)
+)
 DENSE_LOW = {"ve": 2e-3, "flow": 3e-3}  # of the first sigma: how far down it goes at least
 DENSE_RHO = 7.0
 

@@ -32,6 +32,7 @@ DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
 MANY_BUDGET = 1500  # of many tables together
 SCOUTS = 4  # samples that choose among starts
 STARTS_SHARE = 0.2  # of the budget, at most, for choosing a start
+LONG_SHARE = 0.12  # the same for long runs: their Jacobian is what hardly fits
 STARTS_KEPT = 2  # starts that are learned from, while the budget lasts
 STALLED = 0.99  # a round that lowers the error by less is the last from its start
 
@@ -94,7 +95,8 @@ class Learner:
         stages = len(found[0].stages)
         few = fit[: _groups(fit)[0]]
         scouts, looking = self.student(few), self.mean is not None
-        trials = STARTS_SHARE * self.left / (stages * scouts.samples)
+        share = STARTS_SHARE if stages <= LONG else LONG_SHARE
+        trials = share * self.left / (stages * scouts.samples)
         known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
         ahead = self.student(few, True) if looking else None
         starts = rank_starts(scouts, ahead, known, sigmas, extra, self.low, trials)
@@ -104,8 +106,13 @@ class Learner:
             if self.left < stages * everyone.samples:
                 break
             run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
-            found.append(run)
-            begun.append((everyone.typical_error(run), everyone, run))
+            tried = [run]
+            rows = everyone.high_order(start.nodes) if stages > LONG and not begun else None
+            if rows is not None and self.left >= stages * everyone.samples:
+                tried.append(everyone.run(start.nodes, rows))
+            found += tried
+            error, run = min(((everyone.typical_error(r), r) for r in tried), key=lambda t: t[0])
+            begun.append((error, everyone, run))
         # Those that look ahead end lower, also where they begin a little higher: but in long runs.
         begun.sort(key=lambda each: (stages <= LONG and each[2].look_ahead is None, each[0]))
         for error, everyone, run in begun:

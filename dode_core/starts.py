@@ -4,7 +4,7 @@
   log(sigma / (1 - sigma)) for flow). Two numbers, found by a pattern search on real runs; published
   few-step grids have about this shape.
 * Nodes chosen by dynamic programming on the teacher's own trajectory (arXiv 2405.11326).
-* The given grid, and Karras grids with a raised end.
+* The given grid, and Karras grids with a raised end; for long runs of flow models a half cosine.
 
 A start may look ahead (:class:`dode_core.stages.LookAhead`); then it has one node more.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from .dense import Trajectory, choose_nodes, euler_costs
+from .dense import Trajectory, choose_nodes, dense_grid, euler_costs
 from .noise import from_line, to_line
 from .schedules import karras
 from .student import Student
@@ -94,11 +94,14 @@ def fixed_starts(
 ) -> Iterator[list[float]]:
     """Grids that need no search; ``low`` is the teacher's lowest sigma."""
     steps, kind = len(sigmas) - 1, student.parametrization
+    if sigmas[-1] == 0 and steps > LONG:  # first, the budget of long runs tries few
+        if low < LONG_END[kind] < sigmas[0]:
+            yield karras(steps, LONG_END[kind], sigmas[0]).tolist()
+        if kind == "flow":
+            yield dense_grid(sigmas[0], low, kind, steps)
     if sigmas[-1] == 0 and steps > 2 and low < RAISED_END[kind] < sigmas[0]:
         for rho in RAISED_RHO:
             yield karras(steps, RAISED_END[kind], sigmas[0], rho).tolist()
-    if sigmas[-1] == 0 and steps > LONG and low < LONG_END[kind] < sigmas[0]:
-        yield karras(steps, LONG_END[kind], sigmas[0]).tolist()
     knots = [*trajectories[0].sigmas, trajectories[0].end]
     if 1 < steps < len(knots) - 1:
         costs = euler_costs(trajectories)

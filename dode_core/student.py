@@ -121,6 +121,20 @@ class Student:
         )
         return Run(list(nodes), stages, found, checkpoints, states)
 
+    def high_order(self, nodes: Sequence[float]) -> list[Row] | None:
+        """Lambdas that make the rows those of DEIS, order 3: what long runs should not fall behind.
+
+        None where the columns do not reach them, and for students that look ahead.
+        """
+        if self.mean is not None or self.solver.name != "ddim" or self.columns < 2:
+            return None
+        rows = []
+        other = get_solver("deis").stages(nodes, self.parametrization)
+        for stage, deis in zip(self.stages(nodes), other, strict=True):
+            _, older, oldest = ([b / stage.b[0] for b in deis.b] + [0.0, 0.0])[:3]
+            rows.append([-older - oldest, -oldest] + [0.0] * (self.width - 2))
+        return rows
+
     @property
     def validates(self) -> bool:
         return any(batch.held_out for batch in self.batches)

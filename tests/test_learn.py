@@ -13,14 +13,23 @@ from torch import Tensor
 
 import dode_core as dode
 from dode_core import gauss_newton
-from dode_core.dense import choose_nodes, dense_grid, dense_teacher, euler_costs
+from dode_core.demo.model import load_demo
+from dode_core.dense import DENSE_STEPS, choose_nodes, dense_grid, dense_teacher, euler_costs
 from dode_core.distill import Session
 from dode_core.fit import Batch
 from dode_core.gauss_newton import differences, improve, jacobian_cost, size
 from dode_core.integrate import State
 from dode_core.noise import from_line, to_line
 from dode_core.resolve import resolve
-from dode_core.starts import CENTRES, Start, log_normal, pattern_search, rank_starts, resampled
+from dode_core.starts import (
+    CENTRES,
+    Start,
+    fixed_starts,
+    log_normal,
+    pattern_search,
+    rank_starts,
+    resampled,
+)
 from dode_core.student import PATH, Student, robust_weights
 
 SHAPE = (2, 3, 3)
@@ -269,6 +278,68 @@ def test_starts_are_ranked_and_the_user_s_grid_is_among_them() -> None:
     assert rank_starts(runner, None, [trajectory], poor, [], 0.03, 0) == [Start(tuple(poor))]
 
 
+@BOTH
+def test_high_order_rows_are_those_of_deis(parametrization: str) -> None:
+    """Long runs of plain DDIM with these lambdas are DEIS, order 3, to rounding."""
+    runner = student(parametrization=parametrization)
+    sigmas = dense_grid(1.0, 0.03, "flow", 14) if parametrization == "flow" else karras(14).tolist()
+    rows = runner.high_order(sigmas)
+    assert rows is not None and any(row[1] for row in rows)
+    run, deis = runner.run(sigmas, rows), student(parametrization=parametrization)
+    deis.solver = dode.SOLVERS["deis"]
+    same, other = run.finals[0].x, deis.run_plain(sigmas).finals[0].x
+    assert torch.allclose(same, other, atol=1e-4 * float(other.abs().max()))
+    assert not torch.allclose(runner.run_plain(sigmas).finals[0].x, other, atol=1e-2)
+
+
+def test_high_order_rows_need_the_columns() -> None:
+    assert student(columns=1).high_order(karras(14).tolist()) is None
+    assert student(mean=(0.0,)).high_order(karras(14).tolist()) is None
+    other = student()
+    other.solver = dode.SOLVERS["ipndm"]
+    assert other.high_order(karras(14).tolist()) is None
+
+
+@pytest.mark.parametrize("cfg", [1.0, 7.0])
+def test_the_dense_teacher_is_converged_under_guidance(cfg: float) -> None:
+    """On the demo model; 30 evaluations were 0.035 off in the median at cfg 7."""
+    generator, args = torch.Generator().manual_seed(1), {"labels": torch.arange(4), "cfg": cfg}
+    x = torch.randn(4, 3, 32, 32, generator=generator) * 80
+    model, low = load_demo(), 0.002
+    goal = dode.sample(model, x, karras(40, low, 80.0), args, solver="heun", disable=True)
+    grid = dense_grid(80.0, low, "ve", DENSE_STEPS)
+    final = dense_teacher(model, State.begin(x, args), grid).final
+    errors = (final - goal).square().flatten(1).mean(1).sqrt()
+    assert float(errors.median()) < (0.005 if cfg == 1 else 0.02)
+
+
+def test_long_runs_do_not_fall_behind_deis() -> None:
+    """On the fit samples, which choose among the rows of a start."""
+    model, x, sigmas = mixture("ve", SHAPE), noise(), karras(16)
+    table = dode.distill(model, x, sigmas, columns=2, gain=True, learn_sigmas=True)
+    goal = dode.sample(model, x[:9], karras(96), solver="heun", disable=True)
+
+    def error(**how: Any) -> float:
+        grid = how["table"].sigmas if "table" in how else sigmas
+        final = dode.sample(model, x[:9], grid, disable=True, **how)
+        return float((final - goal).square().mean())
+
+    assert error(table=table) < error(solver="deis")
+
+
+@pytest.mark.parametrize(("steps", "tried"), [(12, False), (13, True)])
+def test_long_flow_runs_try_a_half_cosine(steps: int, tried: bool) -> None:
+    runner = student(parametrization="flow")
+    sigmas = [1 - i / steps for i in range(steps)] + [0.0]
+    cosine = dense_grid(1.0, 0.02, "flow", steps)
+    trajectory = dense_teacher(
+        runner.model, State.begin(noise("flow")), dense_grid(1.0, 0.02, "flow", 40), "flow"
+    )
+    grids = list(fixed_starts(runner, [trajectory], sigmas, 0.02))
+    assert (cosine in grids) == tried
+    assert all(len(grid) == steps + 1 and grid == sorted(grid, reverse=True) for grid in grids)
+
+
 def test_robust_weights() -> None:
     squares = torch.tensor([1.0, 1.1, 0.9, 100.0], dtype=torch.float64)
     weights = robust_weights(squares)
@@ -311,7 +382,9 @@ def test_learned_errors_are_what_a_user_sees() -> None:
     model, x = mixture(shape=SHAPE), noise()
     table = dode.distill(model, x, karras(5), learn_sigmas=True, columns=2)
     assert table.errors is not None and table.samples_holdout == 3
-    goal = dense_teacher(model, State.begin(x[9:]), dense_grid(15.0, karras(5)[-2], "ve", 30)).final
+    goal = dense_teacher(
+        model, State.begin(x[9:]), dense_grid(15.0, karras(5)[-2], "ve", DENSE_STEPS)
+    ).final
     found = dode.sample(model, x[9:], table.sigmas, disable=True, table=table)
     assert math.isclose(rms(found - goal), table.errors.distilled_holdout, rel_tol=1e-9)
     plain = dode.sample(model, x[9:], karras(5), disable=True)
@@ -390,7 +463,7 @@ def test_the_teacher_runs_once() -> None:
     model = Recorded(mixture(shape=SHAPE))
     session = Session(model, noise(), karras(5).tolist(), None, 0.25, None, None, 16)
     first, second = session.dense(), session.dense()
-    assert len(model.calls) == 30 * len(session.parts)
+    assert len(model.calls) == DENSE_STEPS * len(session.parts)
     assert first[0].final is second[0].final
 
 
