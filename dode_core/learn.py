@@ -32,7 +32,7 @@ DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
 MANY_BUDGET = 1500  # of many tables together
 SCOUTS = 4  # samples that choose among starts
 STARTS_SHARE = 0.2  # of the budget, at most, for choosing a start
-LONG_SHARE = 0.12  # the same for long runs: their Jacobian is what hardly fits
+LONGEST, LONG_SHARE = 16, 0.12  # the same beyond 16 stages, whose Jacobian hardly fits
 STARTS_KEPT = 2  # starts that are learned from, while the budget lasts
 STALLED = 0.99  # a round that lowers the error by less is the last from its start
 
@@ -95,7 +95,7 @@ class Learner:
         stages = len(found[0].stages)
         few = fit[: _groups(fit)[0]]
         scouts, looking = self.student(few), self.mean is not None
-        share = STARTS_SHARE if stages <= LONG else LONG_SHARE
+        share = STARTS_SHARE if stages <= LONGEST else LONG_SHARE
         trials = share * self.left / (stages * scouts.samples)
         known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
         ahead = self.student(few, True) if looking else None

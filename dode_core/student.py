@@ -16,6 +16,7 @@ from .solvers import LookAhead, Stage, get_solver
 
 Row = list[float]
 PATH = 0.2  # weight of the states on the way against the final one, in learning
+HIGH_ORDER = {"ve": "deis", "flow": "ipndm"}
 RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
 
 
@@ -122,16 +123,23 @@ class Student:
         return Run(list(nodes), stages, found, checkpoints, states)
 
     def high_order(self, nodes: Sequence[float]) -> list[Row] | None:
-        """Lambdas that make the rows those of DEIS, order 3: what long runs should not fall behind.
+        """Lambdas that make the rows those of a solver of order 3, not to fall behind it in long
+        runs: DEIS, or for flow models iPNDM, which is far better there on the same grids.
 
         None where the columns do not reach them, and for students that look ahead.
         """
         if self.mean is not None or self.solver.name != "ddim" or self.columns < 2:
             return None
+        own = self.stages(nodes)
+        other = get_solver(HIGH_ORDER[self.parametrization]).stages(nodes, self.parametrization)
+        if self.parametrization == "flow":  # fixed weights: those of the third stage from there on
+            found = [other[min(k, 2)].b for k in range(len(own))]
+            steps = [own[min(k, 2)].b[0] for k in range(len(own))]
+        else:
+            found, steps = [stage.b for stage in other], [stage.b[0] for stage in own]
         rows = []
-        other = get_solver("deis").stages(nodes, self.parametrization)
-        for stage, deis in zip(self.stages(nodes), other, strict=True):
-            _, older, oldest = ([b / stage.b[0] for b in deis.b] + [0.0, 0.0])[:3]
+        for b, step in zip(found, steps, strict=True):
+            _, older, oldest = ([value / step for value in b] + [0.0, 0.0])[:3]
             rows.append([-older - oldest, -oldest] + [0.0] * (self.width - 2))
         return rows
 
