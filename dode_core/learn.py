@@ -106,13 +106,12 @@ class Learner:
             if self.left < stages * everyone.samples:
                 break
             run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
-            tried = [run]
+            found.append(run)
             rows = everyone.high_order(start.nodes) if stages > LONG and not begun else None
             if rows is not None and self.left >= stages * everyone.samples:
-                tried.append(everyone.run(start.nodes, rows))
-            found += tried
-            error, run = min(((everyone.typical_error(r), r) for r in tried), key=lambda t: t[0])
-            begun.append((error, everyone, run))
+                found.append(everyone.run(start.nodes, rows))
+                run = min(run, found[-1], key=everyone.typical_error)
+            begun.append((everyone.typical_error(run), everyone, run))
         # Those that look ahead end lower, also where they begin a little higher: but in long runs.
         begun.sort(key=lambda each: (stages <= LONG and each[2].look_ahead is None, each[0]))
         for error, everyone, run in begun:

@@ -77,7 +77,7 @@ def ddim(grid: Grid) -> list[Stage]:
     return stages
 
 
-_ADAMS_BASHFORTH = (
+ADAMS_BASHFORTH = (
     (1.0,),
     (3 / 2, -1 / 2),
     (23 / 12, -16 / 12, 5 / 12),
@@ -90,7 +90,7 @@ def ipndm(grid: Grid) -> list[Stage]:
 
     Liu et al. 2022, arXiv 2202.09778, with the start of Zhang and Chen, arXiv 2204.13902.
     """
-    return _extrapolated(grid, lambda i: _ADAMS_BASHFORTH[min(i, 3)])
+    return _extrapolated(grid, lambda i: ADAMS_BASHFORTH[min(i, 3)])
 
 
 @cache

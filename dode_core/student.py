@@ -12,11 +12,10 @@ from torch import Tensor
 from . import distributed
 from .fit import Batch, flat, stage_products
 from .integrate import Denoiser, State, complete, plain, update
-from .solvers import LookAhead, Stage, get_solver
+from .solvers import ADAMS_BASHFORTH, LookAhead, Stage, get_solver
 
 Row = list[float]
 PATH = 0.2  # weight of the states on the way against the final one, in learning
-HIGH_ORDER = {"ve": "deis", "flow": "ipndm"}
 RIDGE = 1e-4  # of the closed-form fits, relative to each direction's size
 
 
@@ -130,16 +129,14 @@ class Student:
         """
         if self.mean is not None or self.solver.name != "ddim" or self.columns < 2:
             return None
-        own = self.stages(nodes)
-        other = get_solver(HIGH_ORDER[self.parametrization]).stages(nodes, self.parametrization)
-        if self.parametrization == "flow":  # fixed weights: those of the third stage from there on
-            found = [other[min(k, 2)].b for k in range(len(own))]
-            steps = [own[min(k, 2)].b[0] for k in range(len(own))]
-        else:
-            found, steps = [stage.b for stage in other], [stage.b[0] for stage in own]
         rows = []
-        for b, step in zip(found, steps, strict=True):
-            _, older, oldest = ([value / step for value in b] + [0.0, 0.0])[:3]
+        others = get_solver("deis").stages(nodes, self.parametrization)
+        for k, (stage, deis) in enumerate(zip(self.stages(nodes), others, strict=True)):
+            if self.parametrization == "flow":
+                weights = ADAMS_BASHFORTH[min(k, 2)]
+            else:
+                weights = tuple(b / stage.b[0] for b in deis.b)
+            _, older, oldest = (*weights, 0.0, 0.0)[:3]
             rows.append([-older - oldest, -oldest] + [0.0] * (self.width - 2))
         return rows
 
