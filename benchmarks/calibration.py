@@ -16,7 +16,7 @@ import dode_core as dode
 from dode_core.demo.model import load_demo
 from dode_core.demo.run import SIGMA_HIGH, SIGMA_LOW, Settings, _sample, start_noise
 from dode_core.report import text_table
-from dode_core.schedules import karras
+from dode_core.solve.schedules import karras
 
 from .common import write_result
 

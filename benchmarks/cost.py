@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dode_core.fit.teacher import Teacher
 from dode_core.report import text_table
-from dode_core.solvers import get_solver
-from dode_core.teacher import Teacher
+from dode_core.solve.solvers import get_solver
 
 from .common import write_result
 

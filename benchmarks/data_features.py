@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dode_core.demo.features import features
+from benchmarks.emoji.features import features
 
 from .scores import DATA
 

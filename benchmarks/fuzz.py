@@ -121,7 +121,7 @@ import sys
 import atheris
 sys.path[:0] = sys.argv.pop(1).split("|")
 with atheris.instrument_imports(include=["dode_core", "json"]):
-    import dode_core.document, dode_core.resolve, dode_core.strict, dode_core.table
+    import dode_core.match.resolve, dode_core.tables.strict_json, dode_core.tables.table
 import fuzzing
 
 def one(raw):

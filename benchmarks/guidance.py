@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import dode_core as dode
 from dode_core.report import text_table
-from dode_core.schedules import karras
+from dode_core.solve.schedules import karras
 
 from .common import write_result
 from .problems import LOW, Problem

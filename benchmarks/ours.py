@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import dode_core as dode
-from dode_core.solvers import SOLVERS
+from dode_core.solve.solvers import SOLVERS
 
 from .problems import Problem
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import dode_core as dode
 from dode_core.report import text_table
-from dode_core.schedules import karras
+from dode_core.solve.schedules import karras
 
 from .common import comfy_sampling, write_result
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dode_core.schedules import karras
+from dode_core.solve.schedules import karras
 
 from .common import comfy_sampling
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dode_core.demo.model import CLASSES, IMAGE_SHAPE, load_demo
-from dode_core.schedules import karras, uniform
+from dode_core.solve.schedules import karras, uniform
 
 from .common import tests_on_path
 

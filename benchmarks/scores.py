@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dode_core.demo.features import Gaussian, features, frechet_distance, frechet_gaussians
+from benchmarks.emoji.features import Gaussian, features, frechet_distance, frechet_gaussians
 
 DATA = Path(__file__).parent / "data_features.safetensors"
 DRAWS, FRECHET_DRAWS = 400, 40  # of the bootstrap

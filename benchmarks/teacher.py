@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 import dode_core as dode
-from dode_core.dense import DENSE_SOLVER, DENSE_STEPS, dense_grid, dense_teacher
-from dode_core.integrate import State
+from dode_core.fit.trajectory import DENSE_SOLVER, DENSE_STEPS, dense_grid, dense_teacher
 from dode_core.report import text_table
+from dode_core.solve.integrate import State
 
 from .common import write_result
 from .problems import LOW, PROBLEMS, Problem

@@ -9,43 +9,40 @@ Everything is loaded on first use, so importing this package costs nothing.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .distill import best_tables, distill, distill_many
+    from .distillation import best_tables, distill, distill_many
     from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
-    from .files import load_tables, save_tables
-    from .resolve import Resolution, resolve
+    from .fit.teacher import Teacher
+    from .match.resolve import Resolution, resolve
     from .sampler import run_resolved, sample
-    from .solvers import SOLVERS, Solver, Stage
-    from .table import Errors, LambdaTable
-    from .teacher import Teacher
+    from .solve.solvers import SOLVERS, Solver, Stage
+    from .tables.table import Errors, LambdaTable, load_tables, save_tables
     from .version import __version__
 
 _HOME = {
-    "best_tables": "distill",
-    "distill": "distill",
-    "distill_many": "distill",
+    "best_tables": "distillation",
+    "distill": "distillation",
+    "distill_many": "distillation",
     "CalibrationError": "errors",
     "DodeError": "errors",
     "Enough": "errors",
     "SigmasError": "errors",
     "TableError": "errors",
-    "load_tables": "files",
-    "save_tables": "files",
-    "Resolution": "resolve",
-    "resolve": "resolve",
+    "load_tables": "tables.table",
+    "save_tables": "tables.table",
+    "Resolution": "match.resolve",
+    "resolve": "match.resolve",
     "run_resolved": "sampler",
     "sample": "sampler",
-    "SOLVERS": "solvers",
-    "Solver": "solvers",
-    "Stage": "solvers",
-    "Errors": "table",
-    "LambdaTable": "table",
-    "Teacher": "teacher",
+    "SOLVERS": "solve.solvers",
+    "Solver": "solve.solvers",
+    "Stage": "solve.solvers",
+    "Errors": "tables.table",
+    "LambdaTable": "tables.table",
+    "Teacher": "fit.teacher",
     "__version__": "version",
 }
 __all__ = [
@@ -71,17 +68,6 @@ __all__ = [
     "sample",
     "save_tables",
 ]
-
-
-class _Package(ModuleType):
-    """Keeps submodules from hiding the functions they are named after (distill, resolve)."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,8 @@ from .errors import DodeError
 
 def inspect(args: argparse.Namespace) -> None:
     """Print what a table file holds."""
-    from .files import load_tables
     from .report import text_table
+    from .tables.table import load_tables
 
     tables = load_tables(args.file)
     print(f"{args.file}: {len(tables)} table{'s' * (len(tables) != 1)}")
@@ -55,8 +55,8 @@ def inspect(args: argparse.Namespace) -> None:
 
 def plot(args: argparse.Namespace) -> None:
     """Draw the tables of a file, one PNG each."""
-    from .files import load_tables
     from .report import plot_table, save_figure
+    from .tables.table import load_tables
 
     tables = load_tables(args.file)
     stem = Path(args.out or Path(args.file).name.removesuffix(".dode.json"))

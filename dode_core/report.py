@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import DodeError
-from .solvers import get_solver
+from .solve.solvers import get_solver
 
 if TYPE_CHECKING:
-    from .table import LambdaTable
+    from .tables.table import LambdaTable
 
 NO_MATPLOTLIB = (
     "Plots need matplotlib: run 'pip install matplotlib'. Everything else works without."
@@ -155,7 +155,7 @@ def to_uint8(images: Any) -> np.ndarray:
 
 def save_figure(fig: Any, path: str | Path) -> Path:
     """Write a figure as PNG, atomically."""
-    from .files import write_atomically
+    from .tables.files import write_atomically
 
     write_atomically(Path(path), png(fig))
     return Path(path)

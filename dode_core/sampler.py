@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .integrate import Denoiser, State, integrate, plain
-from .noise import check_sigmas, infer_parametrization
-from .resolve import Resolution, resolve
-from .solvers import Stage, get_solver
+from .match.resolve import Resolution, resolve
+from .solve.integrate import Denoiser, State, integrate, plain
+from .solve.noise import check_sigmas, infer_parametrization
+from .solve.solvers import Stage, get_solver
 
 if TYPE_CHECKING:
-    from .table import LambdaTable
+    from .tables.table import LambdaTable
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -36,8 +36,8 @@ def sample(
 
     model: ``model(x, sigma, **extra_args) -> denoised``, sigma of shape (B,). x: (B, ...), noise
     already scaled. ``table=None`` is the plain ``solver`` (``ddim`` when not named). A table made
-    for other sigmas is sliced or interpolated (:mod:`dode_core.resolve`). Returns x at sigmas[-1],
-    in x's dtype. Raises :class:`SigmasError` for a grid that cannot be run, and
+    for other sigmas is sliced or interpolated (:mod:`.match.resolve`). Returns x at
+    sigmas[-1], in x's dtype. Raises :class:`SigmasError` for a grid that cannot be run, and
     :class:`DodeError` for an unknown solver or one that is not the table's.
     """
     grid = check_sigmas(sigmas)
@@ -60,7 +60,7 @@ def run_resolved(
     callback: Callback | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Sample with what :func:`dode_core.resolve.resolve` chose."""
+    """Sample with what :func:`dode_core.match.resolve.resolve` chose."""
     return run(
         model,
         x,

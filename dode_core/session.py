@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import distributed
-from .calibration import Calibration, held_out_count, listed, split
-from .counting import ALL_ROWS, SAMPLES, CountingModel, Progress, has_rows
-from .dense import (
+from .errors import CalibrationError
+from .fit import distributed
+from .fit.guarded import ALL_ROWS, SAMPLES, CountingModel, Progress, has_rows
+from .fit.products import Batch
+from .fit.stagewise import Calibration, held_out_count, listed, split
+from .fit.teacher import Teacher
+from .fit.trajectory import (
     DENSE_LOW,
     DENSE_SOLVER,
     DENSE_STEPS,
@@ -22,15 +25,13 @@ from .dense import (
     dense_grid,
     dense_teacher,
 )
-from .errors import CalibrationError
-from .fit import Batch
-from .integrate import Denoiser, State
-from .learn import learn, least_budget
-from .noise import infer_parametrization
-from .solvers import LookAhead, Stage, get_solver
-from .starts import Start
-from .table import MAX_CHANNELS, Errors, LambdaTable
-from .teacher import Teacher
+from .learn.learn import learn, least_budget
+from .learn.starts import Start
+from .solve.integrate import Denoiser, State
+from .solve.noise import infer_parametrization
+from .solve.solvers import LookAhead, Stage, get_solver
+from .solve.stages import MAX_CHANNELS
+from .tables.table import Errors, LambdaTable
 from .version import PROGRAM
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from dode_core.scale import MAX_SCALE
+from dode_core.match.scale import MAX_SCALE
 
 from . import host, options, panel, samplers, sampling
 from .request import AUTOMATIC, Request

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode_core.distill import best_tables, distill_many
-from dode_core.noise import check_sigmas, infer_parametrization
-from dode_core.solvers import SOLVERS
-from dode_core.table import LambdaTable, same_sigmas
+from dode_core.distillation import best_tables, distill_many
+from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
+from dode_core.solve.solvers import SOLVERS
+from dode_core.tables.table import LambdaTable
 
 from . import host
 from .request import BEST, Request

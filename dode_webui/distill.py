@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dode_core.errors import CalibrationError, DodeError
-from dode_core.library import sidecar
-from dode_core.solvers import get_solver
-from dode_core.table import LambdaTable
+from dode_core.solve.solvers import get_solver
+from dode_core.tables.library import sidecar
+from dode_core.tables.table import LambdaTable
 
 from . import host, job, samplers
 from .calibration import Calibration

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from dode_core.identity import Identity, file_fingerprint
-from dode_core.library import PRESETS, Library
+from dode_core.tables.identity import Identity, file_fingerprint
+from dode_core.tables.library import PRESETS, Library
 
 Result = TypeVar("Result")
 TASK_PATIENCE = 30.0  # seconds until a thread that takes no task is taken for dead

@@ -10,10 +10,9 @@ from functools import lru_cache
 from typing import Any
 
 from dode_core.errors import DodeError, TableError
-from dode_core.files import dump_tables
-from dode_core.library import Library, Stored, tables_in
-from dode_core.scale import MAX_SCALE
-from dode_core.table import LambdaTable
+from dode_core.match.scale import MAX_SCALE
+from dode_core.tables.library import Library, Stored, tables_in
+from dode_core.tables.table import LambdaTable, dump_tables
 
 from . import host
 

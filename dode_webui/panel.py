@@ -10,8 +10,8 @@ from typing import Any
 
 from dode_core.errors import DodeError
 from dode_core.report import plot_errors, plot_table, png
-from dode_core.solvers import SOLVERS, get_solver
-from dode_core.table import LambdaTable
+from dode_core.solve.solvers import SOLVERS, get_solver
+from dode_core.tables.table import LambdaTable
 
 from . import distill, job
 from .request import BEST, LIMITS, Request, parse_steps, schedulers

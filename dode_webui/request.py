@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dode_core.errors import DodeError
-from dode_core.solvers import SOLVERS
+from dode_core.solve.solvers import SOLVERS
 
 from . import host
 

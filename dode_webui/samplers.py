@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from dode_core.solvers import SOLVERS
+from dode_core.solve.solvers import SOLVERS
 
 from . import host
 from .sampling import sample_dode

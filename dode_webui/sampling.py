@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from dode_core.errors import DodeError
-from dode_core.library import best
-from dode_core.noise import check_sigmas, infer_parametrization
-from dode_core.resolve import Resolution, resolve
+from dode_core.match.best import best
+from dode_core.match.resolve import Resolution, resolve
+from dode_core.match.scale import scaled
 from dode_core.sampler import run_resolved
-from dode_core.scale import scaled
-from dode_core.solvers import get_solver
-from dode_core.table import LambdaTable
+from dode_core.solve.noise import check_sigmas, infer_parametrization
+from dode_core.solve.solvers import get_solver
+from dode_core.tables.table import LambdaTable
 
 from . import host
 from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_id

@@ -9,8 +9,8 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..dode_core.errors import CalibrationError
-from ..dode_core.table import LambdaTable
-from ..dode_core.teacher import Teacher
+from ..dode_core.fit.teacher import Teacher
+from ..dode_core.tables.table import LambdaTable
 from . import store
 from .calibrate import make_guider, schedule
 from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget

@@ -11,8 +11,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..dode_core.errors import CalibrationError
-from ..dode_core.solvers import get_solver
-from ..dode_core.teacher import Teacher
+from ..dode_core.fit.teacher import Teacher
+from ..dode_core.solve.solvers import get_solver
 from . import calibrate, models, store
 from .common import CATEGORY, Table, show_text
 from .distill_inputs import TEACHER, sockets, widgets

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..dode_core.errors import DodeError
-from ..dode_core.table import LambdaTable
+from ..dode_core.tables.table import LambdaTable
 
 
 def summary(table: LambdaTable) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..dode_core.table import LambdaTable
-from ..dode_core.teacher import Teacher
+from ..dode_core.fit.teacher import Teacher
+from ..dode_core.tables.table import LambdaTable
 from . import calibrate, models, store
 from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget
 from .live import Live

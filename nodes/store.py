@@ -1,6 +1,6 @@
 """Where ComfyUI's tables live: beside their checkpoint, or in its models/dode folder.
 
-How they are found, named and kept is :mod:`dode_core.library`'s.
+How they are found, named and kept is :mod:`dode_core.tables.library`'s.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..dode_core.files import SUFFIX
-from ..dode_core.identity import Identity
-from ..dode_core.library import PRESETS, Library, Stored, sidecar, tables_in, version
-from ..dode_core.names import file_name
-from ..dode_core.table import LambdaTable
+from ..dode_core.tables.files import SUFFIX
+from ..dode_core.tables.identity import Identity
+from ..dode_core.tables.library import PRESETS, Library, Stored, sidecar, tables_in, version
+from ..dode_core.tables.names import file_name
+from ..dode_core.tables.table import LambdaTable
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 

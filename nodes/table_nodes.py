@@ -8,8 +8,8 @@ import torch
 from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError, TableError
-from ..dode_core.solvers import SOLVERS, get_solver
-from ..dode_core.table import LambdaTable
+from ..dode_core.solve.solvers import SOLVERS, get_solver
+from ..dode_core.tables.table import LambdaTable
 from . import models, store
 from .common import CATEGORY, SOLVER_HELP, Table, advanced, show_text
 from .sampling import RIDING

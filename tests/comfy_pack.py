@@ -56,7 +56,7 @@ def part(name: str) -> Any:
 def table(**changes: Any) -> Any:
     """A small table."""
     fields = {"solver": "ddim", "sigmas": [10.0, 1.0, 0.0], "lambdas": [[0.1], [0.2]], **changes}
-    return part("dode_core.table").LambdaTable(**fields)
+    return part("dode_core.tables.table").LambdaTable(**fields)
 
 
 def identity(path: Path | None = None, weights: str = "1") -> Any:

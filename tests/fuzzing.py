@@ -23,10 +23,11 @@ from problems import karras  # noqa: E402
 from tables import document, made_up, same  # noqa: E402
 
 import dode_core as dode  # noqa: E402
-from dode_core import checkpoint, names, presets  # noqa: E402
-from dode_core.files import dump_tables, parse_tables  # noqa: E402
-from dode_core.resolve import resolve  # noqa: E402
-from dode_core.solvers import LookAhead  # noqa: E402
+from dode_core.match.resolve import resolve  # noqa: E402
+from dode_core.offline import safetensors_header  # noqa: E402
+from dode_core.solve.solvers import LookAhead  # noqa: E402
+from dode_core.tables import names, presets  # noqa: E402
+from dode_core.tables.table import dump_tables, parse_tables  # noqa: E402
 
 NUMBERS: list[Any] = [
     *(
@@ -372,7 +373,7 @@ def header_input(rng: random.Random) -> bytes:
 
 def read_header(raw: bytes) -> str:
     try:
-        header = checkpoint.parse_header(io.BytesIO(raw), len(raw))
+        header = safetensors_header.parse_header(io.BytesIO(raw), len(raw))
     except dode.TableError as error:
         _check_message(error)
         return "refused"

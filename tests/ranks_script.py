@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from problems import karras, mixture, randn  # noqa: E402
 
 import dode_core as dode  # noqa: E402
-from dode_core import distributed  # noqa: E402
+from dode_core.fit import distributed  # noqa: E402
 
 torch.set_num_threads(1)
 SHAPE = (2, 3, 3)

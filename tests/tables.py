@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import karras, randn
 
 import dode_core as dode
-from dode_core.solvers import LookAhead
+from dode_core.solve.solvers import LookAhead
 
 
 def made_up(
@@ -47,7 +47,7 @@ def made_up(
 
 def document(*tables: dode.LambdaTable) -> dict[str, Any]:
     """What a file with these tables holds, as Python objects."""
-    from dode_core.files import dump_tables
+    from dode_core.tables.table import dump_tables
 
     return json.loads(dump_tables(tables))
 

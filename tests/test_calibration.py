@@ -19,7 +19,7 @@ from problems import (
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.teacher import Teacher
+from dode_core.fit.teacher import Teacher
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

@@ -191,7 +191,7 @@ def test_the_callback_is_always_given(monkeypatch: pytest.MonkeyPatch, trange: b
         seen.append((step["i"], step["denoised"].shape, step["x"].shape))
 
     x = torch.randn(2, 4, 8, 8) * 10
-    stages = part("dode_core.solvers").SOLVERS["heun"].stages(SIGMAS.tolist())
+    stages = part("dode_core.solve.solvers").SOLVERS["heun"].stages(SIGMAS.tolist())
     plain = part("nodes.comparing").stages_sampler(stages, "ve").sampler_function
     for sampler in (part("nodes.sampling").sample_dode, plain):
         seen.clear()
@@ -202,7 +202,7 @@ def test_the_callback_is_always_given(monkeypatch: pytest.MonkeyPatch, trange: b
 def test_a_calibration_gets_a_callback_too() -> None:
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
-    live, teacher = part("nodes.live").Live(model), part("dode_core.teacher").Teacher()
+    live, teacher = part("nodes.live").Live(model), part("dode_core.fit.teacher").Teacher()
     settings = part("nodes.calibrate").Settings("ddim", teacher, 4, 0.25, 0, 4, None)
     calibration = part("nodes.calibrate").Calibration(settings, "ve", live)
     x = torch.randn(4, 2, 4, 4) * 10

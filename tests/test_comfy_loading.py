@@ -83,7 +83,7 @@ def test_nothing_heavy_is_imported() -> None:
     found = fresh("")
     others = {name for name in found["new"] if not name.startswith(NAME)}
     assert {name for name in others if name.split(".")[0] not in ("utils", "app")} == set()
-    for name in ("dode_core.report", "dode_core.distill"):
+    for name in ("dode_core.report", "dode_core.distillation"):
         assert f"{NAME}.{name}" not in found["new"]
     assert found["menu"] == ["dode"]
 

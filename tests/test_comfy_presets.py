@@ -39,12 +39,12 @@ def test_shipped_presets_are_offered_and_work(comfy: ComfyServer) -> None:
 
 def test_a_preset_for_the_loaded_checkpoint_is_found(models: Path, tmp_path: Path) -> None:
     """By the fingerprint in the index, among the user's own tables."""
-    made = part("dode_core.table").LambdaTable(
+    made = part("dode_core.tables.table").LambdaTable(
         "ddim",
         torch.tensor([1.0, 0.5, 0.0]),
         torch.tensor([[0.1], [0.2]]),
         "flow",
-        errors=part("dode_core.table").Errors(0.2, 0.1, 0.2, 0.1),
+        errors=part("dode_core.tables.table").Errors(0.2, 0.1, 0.2, 0.1),
         cfg=4.0,
         seed=0,
         latent_shape=(16, 8, 8),
@@ -56,7 +56,7 @@ def test_a_preset_for_the_loaded_checkpoint_is_found(models: Path, tmp_path: Pat
     made = replace(made, model_name="tiny", model_fingerprint=own.fingerprint)
     made.save(tmp_path / "tiny.dode.json")
     (models / "presets").mkdir()
-    part("dode_core.presets").add_preset(models / "presets", tmp_path / "tiny.dode.json")
+    part("dode_core.tables.presets").add_preset(models / "presets", tmp_path / "tiny.dode.json")
     store = part("nodes.store")
     assert list(store.listing()) == ["presets/tiny.dode.json"]
     (found,) = store.library().find(own)

@@ -63,7 +63,7 @@ class Stop(Exception):
 
 def settings(**changes: Any) -> Any:
     plan: dict[str, Any] = {"solver": "ddim", "samples": 6, "holdout": 0.25, "seed": 0}
-    plan |= {"batch_size": 4, "cfg": 2.0, "teacher": part("dode_core.teacher").Teacher()}
+    plan |= {"batch_size": 4, "cfg": 2.0, "teacher": part("dode_core.fit.teacher").Teacher()}
     return part("nodes.calibrate").Settings(**{**plan, **changes})
 
 

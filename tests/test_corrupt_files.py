@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tables import document, made_up
 
 import dode_core as dode
-from dode_core.files import MAX_BYTES, dump_tables, parse_tables
+from dode_core.tables.files import MAX_BYTES
+from dode_core.tables.table import dump_tables, parse_tables
 
 VALID = document(made_up(cfg=7.5, draw=3), made_up("heun", columns=2))
 RAW = dump_tables([made_up()])

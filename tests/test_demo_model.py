@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dode_core.demo import build_data, train
-from dode_core.demo import features as feature_net
+from benchmarks.emoji import build_data, train
+from benchmarks.emoji import features as feature_net
 from dode_core.demo.model import (
     CLASSES,
     NO_CLASS,

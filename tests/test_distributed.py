@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dode_core as dode
-from dode_core import distributed
+from dode_core.fit import distributed
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "tests" / "ranks_script.py")

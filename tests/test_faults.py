@@ -16,7 +16,7 @@ import pytest
 from tables import files_in, made_up, same
 
 import dode_core as dode
-from dode_core import files, locking
+from dode_core.tables import files, locking
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs fork and signals")
 OLD, NEW = made_up(cfg=1.0), made_up("heun", cfg=2.0)

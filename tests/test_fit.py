@@ -14,8 +14,8 @@ from problems import Mixture, grid_for, karras, mixture, randn, rms, start
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.integrate import State, integrate
-from dode_core.teacher import Teacher
+from dode_core.fit.teacher import Teacher
+from dode_core.solve.integrate import State, integrate
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import save_file
 
 import dode_core as dode
-from dode_core import checkpoint, identity, names, strict
-from dode_core.files import dump_tables, load_tables, parse_tables, read_bytes
+from dode_core.offline import safetensors_header
+from dode_core.tables import identity, names, strict_json
+from dode_core.tables.files import read_bytes
+from dode_core.tables.table import dump_tables, load_tables, parse_tables
 
 CASES = 20_000
 MEMORY = 64 * 1024 * 1024
@@ -63,19 +65,19 @@ def joined(item: Callable[[int], str], count: int, ends: str = "[]") -> bytes:
     return (ends[0] + ",".join(map(item, range(count))) + ends[1]).encode()
 
 
-most = strict.MAX_SEPARATORS // 2 - 10
+most = strict_json.MAX_SEPARATORS // 2 - 10
 LARGE: dict[str, Callable[[], bytes]] = {
-    "lists": lambda: joined(lambda i: "[]", strict.MAX_CONTAINERS - 1),
-    "objects": lambda: joined(lambda i: f'{{"{i}":0,"b":1}}', strict.MAX_CONTAINERS - 1),
+    "lists": lambda: joined(lambda i: "[]", strict_json.MAX_CONTAINERS - 1),
+    "objects": lambda: joined(lambda i: f'{{"{i}":0,"b":1}}', strict_json.MAX_CONTAINERS - 1),
     "keys": lambda: joined(lambda i: f'"{i:06d}":0', most, "{}"),
     "wide keys": lambda: joined(lambda i: f'"\U0001f600{i:06d}":0', most, "{}"),
     "numbers": lambda: joined(lambda i: "1.5", 2 * most),
     "texts": lambda: joined(lambda i: f'"{i:017d}"', 2 * most),
-    "one wide text": lambda: ('["\U0001f600' + "a" * (strict.MAX_BYTES - 20) + '"]').encode(),
-    "escapes": lambda: b'["' + b"\\ud83d\\ude00" * (strict.MAX_BYTES // 13) + b'"]',
-    "digits": lambda: b"[" + b"9" * (strict.MAX_BYTES - 2) + b"]",
-    "decimals": lambda: b"[0." + b"9" * (strict.MAX_BYTES - 4) + b"]",
-    "whitespace": lambda: b" " * strict.MAX_BYTES,
+    "one wide text": lambda: ('["\U0001f600' + "a" * (strict_json.MAX_BYTES - 20) + '"]').encode(),
+    "escapes": lambda: b'["' + b"\\ud83d\\ude00" * (strict_json.MAX_BYTES // 13) + b'"]',
+    "digits": lambda: b"[" + b"9" * (strict_json.MAX_BYTES - 2) + b"]",
+    "decimals": lambda: b"[0." + b"9" * (strict_json.MAX_BYTES - 4) + b"]",
+    "whitespace": lambda: b" " * strict_json.MAX_BYTES,
     "many tables": lambda: full_file("ipndm", 30_000),
     "many Heun tables": lambda: full_file("heun", 30_000),
     "too many tables": lambda: full_file("ddim", 60_000),
@@ -85,7 +87,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("case", LARGE)
 def test_memory_is_bounded(case: str) -> None:
     raw = LARGE[case]()
-    assert len(raw) <= strict.MAX_BYTES
+    assert len(raw) <= strict_json.MAX_BYTES
     tracemalloc.start()
     try:
         found = parse_tables(raw)
@@ -107,7 +109,7 @@ def test_a_gigabyte_of_whitespace_is_not_read(tmp_path: Path) -> None:
         load_tables(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2.5 * strict.MAX_BYTES
+    assert peak < 2.5 * strict_json.MAX_BYTES
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no pipes in folders on Windows")
@@ -207,7 +209,7 @@ def test_header_of_a_real_file(tmp_path: Path) -> None:
         "c": torch.ones(()),
     }
     save_file(tensors, tmp_path / "m.safetensors", metadata={"format": "pt"})
-    header = checkpoint.read_header(tmp_path / "m.safetensors")
+    header = safetensors_header.read_header(tmp_path / "m.safetensors")
     assert header.metadata == {"format": "pt"}
     assert header.tensors == {"a": ("F32", (2, 3)), "b": ("BF16", (4,)), "c": ("F32", ())}
 
@@ -238,7 +240,7 @@ def test_bad_headers(case: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(BAD_HEADERS[case])
     with pytest.raises(dode.TableError, match=r"^bad\.safetensors is no valid safetensors file"):
-        checkpoint.read_header(path)
+        safetensors_header.read_header(path)
 
 
 def test_fingerprint_reads_little_of_a_large_file(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from problems import karras
 
 import dode_core as dode
-from dode_core.guidance import between
-from dode_core.resolve import resolve
+from dode_core.match.between_cfgs import between
+from dode_core.match.resolve import resolve
 
 OWN = [15.0, 4.0, 1.0, 0.3, 0.0]
 

@@ -12,8 +12,8 @@ from problems import Mixture, Recorded, grid_for, karras, mixture, randn, rms, s
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.calibration import Calibration
-from dode_core.teacher import Teacher
+from dode_core.fit.stagewise import Calibration
+from dode_core.fit.teacher import Teacher
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

@@ -60,7 +60,7 @@ for order in permutations({FIRST_USES}, 2):
 
 def test_submodules_may_be_imported_first() -> None:
     program = """
-import dode_core.resolve, dode_core.distill, dode_core as d
+import dode_core.match.resolve, dode_core.distillation, dode_core as d
 print(callable(d.resolve), callable(d.distill))
 """
     assert fresh(program).strip() == "True True"

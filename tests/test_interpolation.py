@@ -8,7 +8,7 @@ from problems import grid_for, karras
 from tables import made_up
 
 import dode_core as dode
-from dode_core.resolve import resolve
+from dode_core.match.resolve import resolve
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -12,16 +12,19 @@ from problems import Recorded, gaussian, grid_for, karras, mixture, rms, solve, 
 from torch import Tensor
 
 import dode_core as dode
-from dode_core import gauss_newton
 from dode_core.demo.model import load_demo
-from dode_core.dense import DENSE_STEPS, choose_nodes, dense_grid, dense_teacher, euler_costs
-from dode_core.distill import Session
-from dode_core.fit import Batch
-from dode_core.gauss_newton import differences, improve, jacobian_cost, size
-from dode_core.integrate import State
-from dode_core.noise import from_line, to_line
-from dode_core.resolve import resolve
-from dode_core.starts import (
+from dode_core.distillation import Session
+from dode_core.fit.products import Batch
+from dode_core.fit.trajectory import (
+    DENSE_STEPS,
+    choose_nodes,
+    dense_grid,
+    dense_teacher,
+    euler_costs,
+)
+from dode_core.learn import gauss_newton
+from dode_core.learn.gauss_newton import differences, improve, jacobian_cost, size
+from dode_core.learn.starts import (
     CENTRES,
     Start,
     fixed_starts,
@@ -30,7 +33,10 @@ from dode_core.starts import (
     rank_starts,
     resampled,
 )
-from dode_core.student import PATH, Student, robust_weights
+from dode_core.learn.student import PATH, Student, robust_weights
+from dode_core.match.resolve import resolve
+from dode_core.solve.integrate import State
+from dode_core.solve.noise import from_line, to_line
 
 SHAPE = (2, 3, 3)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -12,14 +12,14 @@ from tables import document, made_up, same
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.distill import Session
-from dode_core.files import dump_tables, parse_tables
-from dode_core.guidance import between
-from dode_core.learn import Learner
-from dode_core.resolve import resolve
-from dode_core.scale import scaled
-from dode_core.solvers import LookAhead
-from dode_core.student import Run, Student
+from dode_core.distillation import Session
+from dode_core.learn.learn import Learner
+from dode_core.learn.student import Run, Student
+from dode_core.match.between_cfgs import between
+from dode_core.match.resolve import resolve
+from dode_core.match.scale import scaled
+from dode_core.solve.solvers import LookAhead
+from dode_core.tables.table import dump_tables, parse_tables
 
 SHAPE = (3, 4, 4)
 MEAN = (0.5, -0.25, 0.0)

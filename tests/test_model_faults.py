@@ -14,8 +14,8 @@ from tables import same
 from torch import Tensor
 
 import dode_core as dode
-from dode_core import counting
 from dode_core.demo.model import load_demo
+from dode_core.fit import guarded
 
 SHAPE = (2, 3, 3)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -254,7 +254,7 @@ def test_no_argument_of_ours_reaches_the_model() -> None:
         return mixture(shape=SHAPE)(x, sigma)
 
     dode.distill(model, noise(), karras(4), extra_args={"a": 1})
-    assert counting.SAMPLES.startswith("_dode")
+    assert guarded.SAMPLES.startswith("_dode")
 
 
 # Determinism

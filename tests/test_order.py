@@ -17,7 +17,7 @@ from problems import Mixture, gaussian, karras, mixture, randn, rms, solve, velo
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.integrate import State, integrate
+from dode_core.solve.integrate import State, integrate
 
 RANGE = {"ve": (6.0, 0.3), "flow": (0.9, 0.1)}
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -16,7 +16,8 @@ import torch
 
 import dode_core as dode
 from dode_core.__main__ import main
-from dode_core.loading import Loaded, Wanted, load, read_lines
+from dode_core.offline.loading import Loaded, Wanted, read_lines
+from dode_core.offline.sources import load
 
 PROMPTS = ["a cat", "dog"]
 
@@ -126,7 +127,7 @@ def test_a_list_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped in the second checkpoint: the first is saved, the second untouched, then finished."""
-    from dode_core import batch
+    from dode_core.offline import batch
 
     names = ["demo:emoji_edm", str(tmp_path / "sd"), "demo:emoji_flow"]
     shutil.copytree(folders / "sd", tmp_path / "sd")

@@ -12,9 +12,9 @@ import torch
 from tables import made_up, same
 
 import dode_core as dode
-from dode_core import library, presets
 from dode_core.__main__ import main
-from dode_core.identity import Identity
+from dode_core.tables import library, presets
+from dode_core.tables.identity import Identity
 
 MADE = {
     "model_name": "dreamer",

@@ -11,7 +11,7 @@ from problems import grid_for, karras, mixture, randn, start
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.teacher import Teacher
+from dode_core.fit.teacher import Teacher
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

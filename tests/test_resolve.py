@@ -12,7 +12,7 @@ from problems import flow_grid, grid_for, karras, mixture, randn
 from tables import made_up
 
 import dode_core as dode
-from dode_core.resolve import natural, resolve
+from dode_core.match.resolve import natural, resolve
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

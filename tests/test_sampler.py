@@ -22,8 +22,8 @@ from tables import made_up
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.noise import infer_parametrization
-from dode_core.teacher import Teacher
+from dode_core.fit.teacher import Teacher
+from dode_core.solve.noise import infer_parametrization
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

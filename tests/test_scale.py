@@ -10,10 +10,10 @@ from problems import karras, mixture, randn
 from tables import made_up, tables
 
 import dode_core as dode
-from dode_core.integrate import plain
-from dode_core.resolve import brings_sigmas, resolve
+from dode_core.match.resolve import brings_sigmas, resolve
+from dode_core.match.scale import scaled
 from dode_core.sampler import run, run_resolved
-from dode_core.scale import scaled
+from dode_core.solve.integrate import plain
 
 
 def own_sigmas(table: dode.LambdaTable) -> list[float]:

@@ -10,8 +10,8 @@ from problems import grid_for, karras, mixture, randn, start
 from tables import made_up
 
 import dode_core as dode
-from dode_core.resolve import natural, resolve
-from dode_core.teacher import Teacher
+from dode_core.fit.teacher import Teacher
+from dode_core.match.resolve import natural, resolve
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import grid_for, karras
 
 import dode_core as dode
-from dode_core.solvers import get_solver
+from dode_core.solve.solvers import get_solver
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

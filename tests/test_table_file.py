@@ -17,7 +17,8 @@ from tables import document as content
 from tables import made_up, same, tables
 
 import dode_core as dode
-from dode_core import document, files
+from dode_core.tables import document
+from dode_core.tables import table as files
 
 ROOT = Path(__file__).resolve().parent.parent
 

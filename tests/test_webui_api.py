@@ -13,7 +13,7 @@ from tables import made_up
 from webui_host import Host
 
 import dode_core as dode
-from dode_core.identity import file_fingerprint
+from dode_core.tables.identity import file_fingerprint
 from dode_webui import api, distill, job
 
 BODY = {"solver": "ddim", "steps": 4, "scheduler": "Karras", "samples": 4, "learn_sigmas": False}

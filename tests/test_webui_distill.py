@@ -11,7 +11,7 @@ import torch
 from webui_host import HOSTS, Host, install, run_main_thread
 
 import dode_core as dode
-from dode_core.library import tables_in
+from dode_core.tables.library import tables_in
 from dode_webui import calibration, distill, job, samplers
 from dode_webui.request import Request
 
@@ -276,7 +276,7 @@ def test_a_file_that_is_no_table_file_is_refused_before_the_work(webui: Host) ->
 
 
 def test_a_folder_that_cannot_be_written(webui: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dode_core import files
+    from dode_core.tables import files
 
     honest = files.write_atomically
 

@@ -16,7 +16,7 @@ from tables import made_up
 from webui_host import Host
 
 import dode_core as dode
-from dode_core.identity import file_fingerprint
+from dode_core.tables.identity import file_fingerprint
 from dode_webui import accordion, grid, options, panel, sampling
 from dode_webui.options import AUTOMATIC
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from webui_host import HOSTS, SCHEDULES, Host, install, other_host
 
-from dode_core.solvers import SOLVERS
+from dode_core.solve.solvers import SOLVERS
 from dode_webui import samplers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ from tables import made_up
 from webui_host import CFGDenoiser, Host, InterruptedException
 
 import dode_core as dode
-from dode_core.identity import file_fingerprint
+from dode_core.tables.identity import file_fingerprint
 from dode_webui import accordion, options
 from dode_webui.options import Options
 

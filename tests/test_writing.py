@@ -13,7 +13,7 @@ import pytest
 from tables import files_in, made_up
 
 import dode_core as dode
-from dode_core import files, locking
+from dode_core.tables import files, locking
 
 ROOT = Path(__file__).resolve().parent.parent
 

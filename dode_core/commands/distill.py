@@ -59,8 +59,8 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Every checkpoint in turn; one that fails does not keep the others from being done."""
-    from .. import distributed
-    from ..batch import free_checkpoint
+    from ..fit import distributed
+    from ..offline.batch import free_checkpoint
 
     sources, plan, wanted = _read(args)
     failed = []
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> None:
     """Load, distil, save and report one checkpoint."""
-    from ..batch import distil_checkpoint
-    from ..loading import load
+    from ..offline.batch import distil_checkpoint
+    from ..offline.sources import load
 
     began = time.monotonic()
     loaded = load(source, wanted)
@@ -98,10 +98,10 @@ def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> No
 
 def _read(args: argparse.Namespace) -> tuple[list[str], Any, Any]:
     """(sources, plan, how to load) from the options. Raises :class:`DodeError`."""
-    from .. import distributed
-    from ..batch import Plan
-    from ..loading import Wanted, read_lines
-    from ..solvers import SOLVERS, get_solver
+    from ..fit import distributed
+    from ..offline.batch import Plan
+    from ..offline.loading import Wanted, read_lines
+    from ..solve.solvers import SOLVERS, get_solver
 
     sources = [f"demo:{name}" for name in args.demo] + list(args.diffusers)
     sources += read_lines(args.list, "checkpoints") if args.list else []
@@ -156,7 +156,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def _say(text: str) -> None:
-    from .. import distributed
+    from ..fit import distributed
 
     if distributed.rank() == 0:
         print(text, flush=True)
@@ -171,7 +171,7 @@ class Bar:
     def __enter__(self) -> Bar:
         from tqdm import tqdm
 
-        from .. import distributed
+        from ..fit import distributed
 
         self.bar = tqdm(desc=self.label, unit="call", total=1, disable=distributed.rank() > 0)
         return self

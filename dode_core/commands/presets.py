@@ -42,21 +42,21 @@ def add(commands: Any) -> None:
 
 def folder_of(args: argparse.Namespace) -> Path:
     """The preset folder."""
-    from ..library import PRESETS
+    from ..tables.library import PRESETS
 
     return Path(args.folder) if args.folder else PRESETS
 
 
 def run_add(args: argparse.Namespace) -> None:
     """Check, copy, list."""
-    from ..presets import add_preset
+    from ..tables.presets import add_preset
 
     print(f"added {add_preset(folder_of(args), args.file, args.note).describe()}")
 
 
 def run_list(args: argparse.Namespace) -> None:
     """One line a preset."""
-    from ..presets import read_index
+    from ..tables.presets import read_index
 
     found = read_index(folder_of(args))
     for preset in found:
@@ -67,8 +67,8 @@ def run_list(args: argparse.Namespace) -> None:
 
 def run_verify(args: argparse.Namespace) -> None:
     """Check files; with a checkpoint, measure. Raises :class:`TableError` when one fails."""
-    from ..files import load_tables
-    from ..presets import load_preset, problems, read_index
+    from ..tables.presets import load_preset, problems, read_index
+    from ..tables.table import load_tables
 
     folder = folder_of(args)
     if args.files:
@@ -89,11 +89,12 @@ def run_verify(args: argparse.Namespace) -> None:
 
 def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) -> None:
     """Measure every chosen table that is for the checkpoint."""
-    from .. import distributed
-    from ..identity import marks
-    from ..loading import Wanted, load, read_lines
-    from ..solvers import SOLVERS
-    from ..verify import measure
+    from ..fit import distributed
+    from ..offline.loading import Wanted, read_lines
+    from ..offline.sources import load
+    from ..offline.verify import measure
+    from ..solve.solvers import SOLVERS
+    from ..tables.identity import marks
     from .distill import numbers
 
     prompts = read_lines(args.prompts, "prompts") if args.prompts else [""]

@@ -39,7 +39,7 @@ def peers() -> dict[str, Sampler]:
     the numbers), so those stand in.
     """
     from ..sampler import run, sample
-    from ..solvers import SOLVERS
+    from ..solve.solvers import SOLVERS
 
     def plain(name: str) -> Sampler:
         def sampler(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, disable: Any) -> Tensor:

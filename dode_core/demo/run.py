@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..distill import distill
-from ..files import save_tables
+from ..distillation import distill
 from ..report import picture_grid, plot_errors, plot_table, save_figure, text_table
 from ..sampler import sample
-from ..schedules import make_sigmas
-from ..solvers import get_solver
-from ..table import LambdaTable
+from ..solve.schedules import make_sigmas
+from ..solve.solvers import get_solver
+from ..tables.table import LambdaTable, save_tables
 from .model import CLASSES, IMAGE_SHAPE, EmojiDenoiser, load_demo
 from .peers import peer_evaluations, peers
 

@@ -1,0 +1,1 @@
+"""Teachers and the closed-form fit, stage by stage. Knows tables and solve."""

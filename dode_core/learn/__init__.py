@@ -1,0 +1,1 @@
+"""Sigmas and lambdas by the final error. Knows fit."""

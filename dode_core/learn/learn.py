@@ -1,0 +1,227 @@
+"""Distilled sigmas: inner sigmas move together with the lambdas to lower the final error.
+
+A few samples choose among families of grids (:mod:`.starts`), with the lambdas fitted in closed
+form along every run. From the best of them, rounds of Gauss-Newton with Broyden updates
+(:mod:`.gauss_newton`) move sigmas and lambdas together on the fit samples, then from the next best.
+Samples whose run ends far off (under guidance a few fork to another image) weigh less. Held-out
+samples decide which round is kept, and whether the given grid was better after all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from ..errors import Enough
+from ..fit.guarded import CountingModel
+from ..fit.products import Batch
+from ..fit.stagewise import NEGLIGIBLE, start_size
+from ..fit.trajectory import Trajectory
+from ..tables.table import MAX_LAMBDA, Errors
+from .gauss_newton import improve, jacobian_cost
+from .starts import LONG, Start, rank_starts
+from .student import Run, Student
+
+if TYPE_CHECKING:
+    from ..solve.stages import Row
+
+DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
+MANY_BUDGET = 1500  # of many tables together
+SCOUTS = 4  # samples that choose among starts
+STARTS_SHARE = 0.2  # of the budget, at most, for choosing a start
+LONGEST, LONG_SHARE = 16, 0.12  # the same beyond 16 stages, whose Jacobian hardly fits
+STARTS_KEPT = 2  # starts that are learned from, while the budget lasts
+STALLED = 0.99  # a round that lowers the error by less is the last from its start
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What :func:`learn` found: the run, its errors, and whether held-out samples prefer it.
+
+    ``given`` is set when the given grid is kept, with lambdas fitted on it.
+    """
+
+    run: Run
+    errors: Errors
+    helps: bool
+    given: bool
+
+
+@dataclass
+class Learner:
+    """The samples of one session and what they may still cost."""
+
+    model: CountingModel
+    batches: Sequence[Batch]
+    trajectories: Sequence[Trajectory]
+    solver: str
+    parametrization: str
+    columns: int
+    gain: bool
+    low: float
+    allowed: float  # evaluations in all
+    mean: Row | None = None  # what looking ahead guesses; None where nobody looks
+    spent_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spent_before = self.model.evaluations
+
+    @property
+    def left(self) -> float:
+        return self.allowed - (self.model.evaluations - self.spent_before)
+
+    def student(self, batches: Sequence[Batch], ahead: bool = False) -> Student:
+        how = self.solver, self.parametrization, self.columns, self.gain
+        return Student(self.model, batches, *how, self.mean if ahead else None)
+
+    def rounds(self, sigmas: Sequence[float], extra: Sequence[Start]) -> list[Run]:
+        """Starts and the best run of every round, on all samples, as far as the budget goes.
+
+        The first is the given grid's. Runs that were finished count when the user has enough.
+        """
+        everyone = self.student(self.batches)
+        found = [everyone.run(sigmas)]
+        try:
+            self._learn(sigmas, extra, found)
+        except Enough:
+            self.model.progress = None
+        return found
+
+    def _learn(self, sigmas: Sequence[float], extra: Sequence[Start], found: list[Run]) -> None:
+        fit = [batch for batch in self.batches if not batch.held_out]
+        stages = len(found[0].stages)
+        few = fit[: _groups(fit)[0]]
+        scouts, looking = self.student(few), self.mean is not None
+        share = STARTS_SHARE if stages <= LONGEST else LONG_SHARE
+        trials = share * self.left / (stages * scouts.samples)
+        known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
+        ahead = self.student(few, True) if looking else None
+        starts = rank_starts(scouts, ahead, known, sigmas, extra, self.low, trials)
+        begun = []
+        for start in starts[:STARTS_KEPT]:
+            everyone = self.student(self.batches, start.ahead)
+            if self.left < stages * everyone.samples:
+                break
+            run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
+            found.append(run)
+            rows = everyone.high_order(start.nodes) if stages > LONG and not begun else None
+            if rows is not None and self.left >= stages * everyone.samples:
+                found.append(everyone.run(start.nodes, rows))
+                run = min(run, found[-1], key=everyone.typical_error)
+            begun.append((everyone.typical_error(run), everyone, run))
+        # Those that look ahead end lower, also where they begin a little higher: but in long runs.
+        begun.sort(key=lambda each: (stages <= LONG and each[2].look_ahead is None, each[0]))
+        for error, everyone, run in begun:
+            while (better := self._round(everyone, fit, run)) is not None:
+                found.append(better)
+                last, error = error, everyone.typical_error(better)
+                if error > STALLED * last:
+                    break
+                run = better
+
+    def _round(self, everyone: Student, fit: Sequence[Batch], run: Run) -> Run | None:
+        """One round, run again on all samples; None where it finds nothing or costs too much.
+
+        On as many fit samples as the budget pays for. Where it does not pay for the first few,
+        long runs, only the first lambda of every stage moves with the nodes.
+        """
+        n = len(run.stages)
+        left = self.left - n * everyone.samples
+        for columns in (everyone.width, 1):
+            each = jacobian_cost(run, columns) + 2 * n
+            affordable = [k for k in _groups(fit) if left >= self.student(fit[:k]).samples * each]
+            if affordable:
+                break
+        else:
+            return None
+        count = affordable[-1]
+        learners = self.student(fit[:count], everyone.mean is not None)
+        room = left / learners.samples - jacobian_cost(run, columns)
+        base = run.part(count)  # fit samples come first
+        best = improve(learners, base, self.low, int(room / n) - 1, columns)
+        return None if best is None else everyone.run(best.nodes, best.lambdas)
+
+
+def _groups(batches: Sequence[Batch]) -> list[int]:
+    """How many micro-batches make the first group of SCOUTS samples, the first two, and so on.
+
+    Learning goes by groups, so that it does not depend on the size of micro-batches.
+    """
+    ends = list(accumulate(batch.samples for batch in batches))
+    found = [k for k, end in enumerate(ends, 1) if end % SCOUTS < batches[k - 1].samples]
+    return found if found and found[-1] == len(ends) else [*found, len(ends)]
+
+
+def learn(
+    model: CountingModel,
+    batches: Sequence[Batch],
+    trajectories: Sequence[Trajectory],
+    sigmas: Sequence[float],
+    solver: str,
+    parametrization: str,
+    columns: int,
+    gain: bool,
+    low: float,
+    budget: float,
+    extra: Sequence[Start] = (),
+    mean: Row | None = None,
+) -> Learned:
+    """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations.
+
+    ``low`` is the teacher's lowest sigma; no node goes below. ``extra`` are more starts.
+    ``mean`` is what runs that look ahead guess; without it none does. Compared with the plain
+    solver on the given grid.
+    """
+    everyone = Student(model, batches, solver, parametrization, columns, gain)
+    before = everyone.run_plain(sigmas)
+    learner = Learner(
+        model,
+        batches,
+        trajectories,
+        solver,
+        parametrization,
+        columns,
+        gain,
+        low,
+        (budget - len(before.stages)) * everyone.samples,
+        mean,
+    )
+    runs = learner.rounds(sigmas, extra)
+    held_out = everyone.validates
+    sane = [run for run in runs if all(abs(v) <= MAX_LAMBDA for row in run.lambdas for v in row)]
+    kept = _choice(everyone, sane or runs[:1])
+    pairs = [(everyone.error(before, held), everyone.error(kept, held)) for held in (False, True)]
+    judge = pairs[held_out]
+    helps = bool(sane) and judge[1] < judge[0] and judge[0] > NEGLIGIBLE * start_size(batches)
+    errors = Errors(*pairs[0], *pairs[1]) if held_out else Errors(*pairs[0])
+    given = kept.look_ahead is None and kept.sigmas == runs[0].sigmas
+    return Learned(kept, errors, helps, given)
+
+
+def _choice(student: Student, runs: Sequence[Run]) -> Run:
+    """The run of least error on held-out samples, or of those they cannot tell from it the one
+    that fits best.
+
+    A run is told from the best when its log errors lie higher by more than one standard error of
+    the difference, sample by sample; with one held-out sample, or none, nothing is weighed up.
+    """
+    held = student.validates
+    best = min(runs, key=lambda run: student.typical_error(run, held))
+    least = student.logs(best, held)
+    if not held or len(least) < 2:
+        return best
+
+    def told(run: Run) -> bool:
+        more = student.logs(run, True) - least
+        return float(more.mean()) > float(more.std()) / math.sqrt(len(more))
+
+    close = [run for run in runs if not told(run)]
+    return min(close, key=student.typical_error)
+
+
+def least_budget(stages: int) -> float:
+    """Evaluations per sample without any learning: plain and fitted run on the given grid."""
+    return 2 * stages

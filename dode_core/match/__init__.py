@@ -1,0 +1,1 @@
+"""Which table serves a run, and how. Knows tables and solve."""

@@ -1,0 +1,1 @@
+"""Checkpoints outside of any host."""

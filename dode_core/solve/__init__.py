@@ -1,0 +1,1 @@
+"""Sigmas to stages, the solvers, and the one loop that runs them. Knows only errors."""

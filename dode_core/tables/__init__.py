@@ -1,0 +1,1 @@
+"""The lambda table, its file, and where files are. Knows solve."""

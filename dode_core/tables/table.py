@@ -1,0 +1,241 @@
+"""LambdaTable: what a calibration leaves behind, and what a preset file holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TableError
+from ..solve.noise import PARAMETRIZATIONS, check_sigmas
+from ..solve.solvers import LookAhead, Stage, get_solver
+from ..solve.stages import MAX_CHANNELS, MAX_COLUMNS
+from . import files
+from .document import MAX_TABLES, dump_document, parse_document
+
+MAX_LAMBDA = 1e4
+
+
+@dataclass(frozen=True)
+class Errors:
+    """RMS error of the final state against the teacher's, in latent units, over all elements."""
+
+    plain_fit: float
+    distilled_fit: float
+    plain_holdout: float | None = None
+    distilled_holdout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise TableError(f"Error {name} is {value}; it must be a number from 0 up.")
+
+    @property
+    def ratio(self) -> float | None:
+        """Distilled over plain on held-out samples; below 1 is an improvement."""
+        if self.plain_holdout is None or self.distilled_holdout is None:
+            return None
+        if self.plain_holdout == 0:
+            return 1.0
+        return self.distilled_holdout / self.plain_holdout
+
+
+@dataclass(frozen=True, eq=False)
+class LambdaTable:
+    """The lambdas of one solver on one sigma grid, with what is needed to trust and reuse them.
+
+    sigmas: (steps + 1,) float64, the full grid. lambdas: (stages, columns) float64, dimensionless,
+    one row per model evaluation; with ``gain`` the last column multiplies the newest output.
+    ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them;
+    ``look_ahead`` is learned with them.
+    ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
+    ``dropped`` counts samples that were left out because the model's output was not finite.
+    ``evaluations`` counts model evaluations per calibration sample, teacher included.
+    Raises :class:`TableError` when a field is missing, absurd, or disagrees with another.
+    """
+
+    solver: str
+    sigmas: Tensor
+    lambdas: Tensor
+    parametrization: str = "ve"
+    gain: bool = False
+    errors: Errors | None = None
+    zeroed: tuple[int, ...] = ()
+    teacher: str = ""
+    samples_fit: int = 0
+    samples_holdout: int = 0
+    evaluations: float = 0.0
+    cfg: float | None = None
+    latent_shape: tuple[int, ...] = ()
+    seed: int | None = None
+    model_name: str = ""
+    model_fingerprint: str = ""
+    program: str = ""
+    learned_sigmas: bool = False
+    dropped: int = 0
+    look_ahead: LookAhead | None = None
+    stages: list[Stage] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "sigmas", torch.as_tensor(self.sigmas, dtype=torch.float64).cpu())
+        set_field(self, "lambdas", torch.as_tensor(self.lambdas, dtype=torch.float64).cpu())
+        if self.parametrization not in PARAMETRIZATIONS:
+            raise TableError(
+                f"Parametrisation {self.parametrization!r} is unknown; use one of "
+                f"{PARAMETRIZATIONS}."
+            )
+        grid = check_sigmas(self.sigmas)
+        if len(grid) < 2:
+            raise TableError("The table has one sigma; a grid needs at least two.")
+        width = self.lambdas.shape[1] if self.lambdas.ndim == 2 else 0
+        if not 1 <= width - self.gain <= MAX_COLUMNS:
+            raise TableError(
+                f"The lambdas have shape {tuple(self.lambdas.shape)}; expected (stages, columns) "
+                f"with 1 to {MAX_COLUMNS} columns."
+            )
+        if self.look_ahead is not None:
+            _check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
+        stages = get_solver(self.solver).stages(
+            grid,
+            self.parametrization,
+            columns=width - self.gain,
+            gain=self.gain,
+            look_ahead=self.look_ahead,
+        )
+        if len(stages) != len(self.lambdas):
+            raise TableError(
+                f"The table has {len(self.lambdas)} rows of lambdas, but {self.solver} makes "
+                f"{len(stages)} model evaluations on its {len(grid)} sigmas; it was made for "
+                "another grid."
+            )
+        largest = float(self.lambdas.abs().max()) if self.lambdas.numel() else 0.0
+        if not largest <= MAX_LAMBDA:  # false for NaN as well
+            raise TableError(f"A lambda is {largest:g}; they must be finite, at most {MAX_LAMBDA}.")
+        if self.cfg is not None and not math.isfinite(self.cfg):
+            raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
+        set_field(self, "stages", stages)
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def columns(self) -> int:
+        """Difference columns, the gain not counted."""
+        return self.lambdas.shape[1] - self.gain
+
+    @property
+    def helps(self) -> bool:
+        """False when held-out samples say that the plain solver is as good."""
+        ratio = self.errors.ratio if self.errors else None
+        return bool((self.lambdas != 0).any()) and (ratio is None or ratio < 1)
+
+    def key(self) -> tuple[Any, ...]:
+        """Tables with equal keys replace each other in a file."""
+        grid = tuple(float(f"{sigma:.5g}") for sigma in self.sigmas.tolist())
+        cfg = None if self.cfg is None else round(self.cfg, 4)
+        kind = self.solver, self.parametrization, self.columns, self.gain, self.learned_sigmas
+        return *kind, grid, cfg, self.model_fingerprint
+
+    def describe(self) -> str:
+        """One line for menus and logs."""
+        text = f"{get_solver(self.solver).label}, {self.steps} steps"
+        if self.columns > 1 or self.gain:
+            text += f", {self.columns} columns" + (" + gain" if self.gain else "")
+        if self.learned_sigmas:
+            text += ", own sigmas"
+        if self.cfg is not None:
+            text += f", cfg {self.cfg:g}"
+        if self.errors and self.errors.ratio is not None:
+            text += f", error {self.errors.ratio:.2f} of plain on held-out samples"
+        if not self.helps:
+            text += " (no improvement found: plain solver)"
+        if self.dropped:
+            of = self.dropped + self.samples_fit + self.samples_holdout
+            text += f" ({self.dropped} of {of} samples were not finite)"
+        return text
+
+    def save(self, path: str | Path) -> None:
+        """Add this table to a ``.dode.json`` file, or replace the one with the same key.
+
+        Other tables in the file are kept; the file is replaced atomically. Raises
+        :class:`TableError` when the existing file is not a valid table file (it stays untouched).
+        """
+        save_tables(path, [self])
+
+    @staticmethod
+    def load(path: str | Path) -> LambdaTable:
+        """The table in a file, the last one written where the file holds several.
+
+        ``dode_core.load_tables(path)`` gives all of them. Raises :class:`TableError`.
+        """
+        tables = load_tables(path)
+        if not tables:
+            raise TableError(f"{Path(path).name} holds no table; distil one first.")
+        return tables[-1]
+
+
+def load_tables(path: str | Path) -> list[LambdaTable]:
+    """Every table of a file, in file order. Raises :class:`TableError` with the reason."""
+    path = Path(path)
+    return parse_tables(files.read_bytes(path), path.name)
+
+
+def save_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
+    """Add tables to a file, replacing those with equal keys; atomic, one writer at a time."""
+
+    def merged(name: str, raw: bytes | None) -> bytes:
+        found = {table.key(): table for table in ([] if raw is None else parse_tables(raw, name))}
+        for table in tables:
+            found.pop(table.key(), None)  # the newest goes last
+            found[table.key()] = table
+        if len(found) > MAX_TABLES:
+            raise TableError(f"{name} would hold {len(found)} tables; {MAX_TABLES} is most.")
+        raw = dump_tables(list(found.values()))
+        parse_tables(raw, name)  # what cannot be read back is refused before it is written
+        return raw
+
+    files.rewrite(path, merged)
+
+
+def parse_tables(raw: bytes, name: str = "table file") -> list[LambdaTable]:
+    """Tables from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
+    return parse_document(raw, name, _built)
+
+
+def dump_tables(tables: Sequence[LambdaTable]) -> bytes:
+    """The bytes of a file with these tables: readable, one number row a line, exact floats."""
+    return dump_document(tables)
+
+
+def _built(output: str, fields: Mapping[str, Any]) -> LambdaTable:
+    errors = fields["errors"]
+    table = LambdaTable(**{**fields, "errors": Errors(*errors) if errors else None})
+    expected = table.stages[0].output if table.stages else "eps"
+    if output != expected:
+        raise TableError(f'output is "{output}", but {table.solver} uses "{expected}".')
+    if any(i >= len(table.stages) for i in table.zeroed):
+        raise TableError(f"zeroed names a stage beyond {len(table.stages) - 1}.")
+    return table
+
+
+def _check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> None:
+    if not learned:
+        raise TableError("A look ahead goes with learned sigmas, but the sigmas are not learned.")
+    if not grid[1] < ahead.sigma < grid[0]:  # false for NaN as well
+        raise TableError(
+            f"The look ahead is at sigma {ahead.sigma:g}; it must lie between the first two, "
+            f"{grid[0]:g} and {grid[1]:g}."
+        )
+    if len(ahead.mean) > MAX_CHANNELS or not all(abs(v) <= MAX_LAMBDA for v in ahead.mean):
+        raise TableError(
+            f"The look ahead's mean is of {len(ahead.mean)} channels, the largest "
+            f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
+            f"numbers, at most {MAX_LAMBDA:g}."
+        )
