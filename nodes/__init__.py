@@ -1,7 +1,8 @@
 """The ComfyUI adapter: calibration through the host's guider, table files, nodes.
 
-``models`` says which checkpoint a MODEL is, ``store`` where its tables are, ``calibrate`` runs a
-distillation as a sampler, ``sampling`` is the sampler; the node files are thin around them.
+One file a node; what they stand on is in ``host``: ``models`` says which checkpoint a MODEL is,
+``store`` where its tables are, ``calibrate`` runs a distillation as a sampler, ``sampling`` is the
+sampler.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ NODE_FILES = (
     "prompts_node",
     "ksampler_node",
     "sampler_node",
-    "table_nodes",
+    "scheduler_node",
+    "load_table_node",
+    "save_table_node",
+    "apply_node",
     "compare_node",
     "demo_node",
 )
@@ -28,7 +32,7 @@ class DodeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node whose file loads; a broken file costs its own nodes only."""
         try:
-            import_module(".sampling", __name__).register()
+            import_module(".host.sampling", __name__).register()
         except Exception:
             logging.exception("D-ODE: the sampler 'dode' is not in the menus.")
         return [node for name in NODE_FILES for node in nodes_of(name)]

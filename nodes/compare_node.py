@@ -11,15 +11,23 @@ from comfy_api.latest import io, ui
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.tables.table import LambdaTable
-from . import store
-from .calibrate import make_guider, schedule
-from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget
-from .comparing import CountingGuider, Entry, compare, jobs, peer_job
-from .distill_report import to_tensor
-from .live import Live
-from .picture import columns
-from .running import Plan
-from .sampling import SAMPLER_NAME, choose, riding_tables
+from .host import store
+from .host.calibrate import make_guider, schedule
+from .host.common import (
+    CATEGORY,
+    Table,
+    advanced,
+    cfg_widget,
+    scheduler_widget,
+    show_text,
+    steps_widget,
+)
+from .host.comparing import CountingGuider, Entry, compare, jobs, peer_job
+from .host.distill_report import to_tensor
+from .host.live import Live
+from .host.picture import columns
+from .host.running import Plan
+from .host.sampling import SAMPLER_NAME, choose, riding_tables
 
 PEER, TEACHER_STEPS = "dpmpp_2m", 8
 

@@ -7,8 +7,8 @@ import torch
 from comfy_api.latest import io
 
 from ..dode_core.demo.model import CLASSES, IMAGE_SHAPE, NO_CLASS
-from .common import CATEGORY
-from .demo_model import conditioning, load_model, variants
+from .host.common import CATEGORY
+from .host.demo_model import conditioning, load_model, variants
 
 
 class DemoModel(io.ComfyNode):

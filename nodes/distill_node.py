@@ -13,12 +13,12 @@ from torch import Tensor
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.solve.solvers import get_solver
-from . import calibrate, models, store
-from .common import CATEGORY, Table, show_text
-from .distill_inputs import TEACHER, sockets, widgets
-from .distill_report import plot, summary, to_tensor
-from .live import Live
-from .making import Work, find_or_make
+from .host import calibrate, models, store
+from .host.common import CATEGORY, Table, show_text
+from .host.distill_inputs import TEACHER, sockets, widgets
+from .host.distill_report import plot, summary, to_tensor
+from .host.live import Live
+from .host.making import Work, find_or_make
 
 
 class Distill(io.ComfyNode):

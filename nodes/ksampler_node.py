@@ -9,12 +9,20 @@ from comfy_api.latest import io
 
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.tables.table import LambdaTable
-from . import calibrate, models, store
-from .common import CATEGORY, Table, advanced, cfg_widget, scheduler_widget, show_text, steps_widget
-from .live import Live
-from .making import Work, find_or_make
-from .running import Plan, sample
-from .sampling import choose, riding_tables, sample_dode
+from .host import calibrate, models, store
+from .host.common import (
+    CATEGORY,
+    Table,
+    advanced,
+    cfg_widget,
+    scheduler_widget,
+    show_text,
+    steps_widget,
+)
+from .host.live import Live
+from .host.making import Work, find_or_make
+from .host.running import Plan, sample
+from .host.sampling import choose, riding_tables, sample_dode
 
 PLAIN, DISTILL = "sample without one", "distil one now"
 SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .common import CATEGORY
-from .prompts import marked
+from .host.common import CATEGORY
+from .host.prompts import marked
 
 MOST = 6
 

@@ -62,7 +62,7 @@ def table(**changes: Any) -> Any:
 def identity(path: Path | None = None, weights: str = "1") -> Any:
     """Some model's."""
     name = path.name if path else "Model"
-    return part("nodes.models").Identity(path, name, f"weights:{weights * 16}")
+    return part("nodes.host.models").Identity(path, name, f"weights:{weights * 16}")
 
 
 def patcher(tmp_path: Path, seed: int = 0) -> Any:

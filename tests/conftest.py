@@ -142,7 +142,7 @@ def models(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("checkpoints", "diffusion_models", "dode"):
         (tmp_path / name).mkdir()
         monkeypatch.setitem(known, name, ([str(tmp_path / name)], {".safetensors"}))
-    for module in ("dode_core.tables.library", "nodes.store"):  # no presets but a test's own
+    for module in ("dode_core.tables.library", "nodes.host.store"):  # no presets but a test's own
         module = importlib.import_module(f"{pack.__name__}.{module}")
         monkeypatch.setattr(module, "PRESETS", tmp_path / "presets")
     return tmp_path

@@ -125,7 +125,7 @@ def resolve(name: str) -> Any:
 
 
 def test_only_listed_symbols_are_touched() -> None:
-    touched = {name for file in sorted((ROOT / "nodes").glob("*.py")) for name in names_in(file)}
+    touched = {name for file in sorted((ROOT / "nodes").rglob("*.py")) for name in names_in(file)}
     outside = {
         name
         for name in touched
@@ -171,7 +171,7 @@ SIGMAS = torch.tensor([10.0, 3.0, 1.0, 0.0])
 
 
 def test_a_guider_without_cfg() -> None:
-    guidance = part("nodes.models").guidance
+    guidance = part("nodes.host.models").guidance
     assert guidance(None) is None and guidance(SimpleNamespace()) is None
     assert guidance(SimpleNamespace(cfg=3)) == 3.0
 
@@ -192,8 +192,8 @@ def test_the_callback_is_always_given(monkeypatch: pytest.MonkeyPatch, trange: b
 
     x = torch.randn(2, 4, 8, 8) * 10
     stages = part("dode_core.solve.solvers").SOLVERS["heun"].stages(SIGMAS.tolist())
-    plain = part("nodes.comparing").stages_sampler(stages, "ve").sampler_function
-    for sampler in (part("nodes.sampling").sample_dode, plain):
+    plain = part("nodes.host.comparing").stages_sampler(stages, "ve").sampler_function
+    for sampler in (part("nodes.host.sampling").sample_dode, plain):
         seen.clear()
         sampler(Host(), x, SIGMAS, extra_args={}, callback=callback, disable=True)
         assert seen == [(i, x.shape, x.shape) for i in range(3)]
@@ -202,9 +202,9 @@ def test_the_callback_is_always_given(monkeypatch: pytest.MonkeyPatch, trange: b
 def test_a_calibration_gets_a_callback_too() -> None:
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
-    live, teacher = part("nodes.live").Live(model), part("dode_core.fit.teacher").Teacher()
-    settings = part("nodes.calibrate").Settings("ddim", teacher, 4, 0.25, 0, 4, None)
-    calibration = part("nodes.calibrate").Calibration(settings, "ve", live)
+    live, teacher = part("nodes.host.live").Live(model), part("dode_core.fit.teacher").Teacher()
+    settings = part("nodes.host.calibrate").Settings("ddim", teacher, 4, 0.25, 0, 4, None)
+    calibration = part("nodes.host.calibrate").Calibration(settings, "ve", live)
     x = torch.randn(4, 2, 4, 4) * 10
     assert calibration(Host(), x, SIGMAS, extra_args={}, callback=print, disable=True) is x
     assert calibration.table is not None
@@ -229,7 +229,7 @@ def test_previews_of_nested_latents(tmp_path: Path) -> None:
     """Packed in 0.3.75, and there is no picture of that; handed over in parts by newer hosts."""
     from comfy.nested_tensor import NestedTensor
 
-    live = part("nodes.live").Live(patcher(tmp_path))
+    live = part("nodes.host.live").Live(patcher(tmp_path))
     shown: list[Tensor] = []
 
     def decode(kind: str, latent: Tensor) -> tuple[str, Any, int]:
@@ -244,7 +244,7 @@ def test_previews_of_nested_latents(tmp_path: Path) -> None:
 
 
 def test_a_preview_is_never_worth_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    live = part("nodes.live").Live(patcher(tmp_path))
+    live = part("nodes.host.live").Live(patcher(tmp_path))
     live.previewer = SimpleNamespace(decode_latent_to_preview_image=lambda *_: 1 / 0)
     for done in (1, 2):
         live.update(done, 4, torch.zeros(1, 16, 8, 8))
@@ -256,8 +256,10 @@ def test_a_queue_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     import server
 
     monkeypatch.setattr(server.PromptServer, "instance", SimpleNamespace(), raising=False)
-    assert part("nodes.models").running_prompt() == ({}, None)
+    assert part("nodes.host.models").running_prompt() == ({}, None)
     mine = table(sigmas=SIGMAS, lambdas=[[0.5]] * 3)
     args = {"model_options": {"transformer_options": {"dode": mine}}}
-    out = part("nodes.sampling").sample_dode(Host(), torch.randn(1, 4), SIGMAS, args, disable=True)
+    out = part("nodes.host.sampling").sample_dode(
+        Host(), torch.randn(1, 4), SIGMAS, args, disable=True
+    )
     assert out.isfinite().all()

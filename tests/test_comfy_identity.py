@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("pack")
 
 def test_weights_tell_models_apart(tmp_path: Path) -> None:
     """Same weights, same mark, with a LoRA loaded or not; other weights, another."""
-    models = part("nodes.models")
+    models = part("nodes.host.models")
     model, again, other = patcher(tmp_path), patcher(tmp_path), patcher(tmp_path, 1)
     plain = models.identify(model)
     assert plain.same_model(models.identify(again).fingerprint)
@@ -33,11 +33,11 @@ def test_weights_tell_models_apart(tmp_path: Path) -> None:
     lora.unpatch_model()
     assert plain.same_model(with_lora.fingerprint)
     assert not plain.same_patches(with_lora.fingerprint)
-    assert part("nodes.models").parametrization(model) == "flow"
+    assert part("nodes.host.models").parametrization(model) == "flow"
 
 
 def test_file_fingerprint(tmp_path: Path) -> None:
-    mark = part("nodes.models").file_fingerprint
+    mark = part("nodes.host.models").file_fingerprint
     one = tmp_path / "checkpoints" / write_checkpoint(tmp_path, SD3, "one.safetensors", 1)
     two = tmp_path / "checkpoints" / write_checkpoint(tmp_path, SD3, "two.safetensors", 2)
     copy = tmp_path / "copy.safetensors"
@@ -49,7 +49,7 @@ def test_file_fingerprint(tmp_path: Path) -> None:
 
 
 def test_path_on_a_model_of_2026(tmp_path: Path) -> None:
-    found = part("nodes.models").path_on_model
+    found = part("nodes.host.models").path_on_model
     file = tmp_path / "model.safetensors"
     file.touch()
     assert found(SimpleNamespace(cached_patcher_init=(print, (str(file), None)))) == file
@@ -99,5 +99,5 @@ def test_path_in_prompt(
     for name in ("checkpoints/a", "diffusion_models/u"):
         (models / f"{name}.safetensors").touch()
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "ModelMergeSimple", nodes.UNETLoader)
-    found = part("nodes.models").path_in_prompt(prompt, "k")
+    found = part("nodes.host.models").path_in_prompt(prompt, "k")
     assert (found.stem if found else None) == expected

@@ -21,8 +21,11 @@ NODE_FILES = {
     "distill_node": ["Distill"],
     "prompts_node": ["Prompts"],
     "ksampler_node": ["KSampler"],
-    "sampler_node": ["Sampler", "Scheduler"],
-    "table_nodes": ["LoadTable", "SaveTable", "ApplyToModel"],
+    "sampler_node": ["Sampler"],
+    "scheduler_node": ["Scheduler"],
+    "load_table_node": ["LoadTable"],
+    "save_table_node": ["SaveTable"],
+    "apply_node": ["ApplyToModel"],
     "compare_node": ["Compare"],
     "demo_node": ["DemoModel"],
 }
@@ -45,7 +48,7 @@ def test_a_broken_node_file_costs_its_own_nodes_only(
 
 def test_the_sampler_needs_no_node() -> None:
     """What only nodes use may fail, and the menus still have `dode`: in a fresh process."""
-    gone = ["common", "live", "distill_report", "picture", *NODE_FILES]
+    gone = ["host.common", "host.live", "host.distill_report", "host.picture", *NODE_FILES]
     found = fresh(f"for name in {gone}: sys.modules[f'{{NAME}}.nodes.{{name}}'] = None", "heun")
     assert found["menu"] == ["dode", "dode_heun"]
 
@@ -99,7 +102,7 @@ def test_a_faulty_schema_costs_its_file_only(
 def test_nodes_load_without_the_sampler_menu(
     pack: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(part("nodes.sampling"), "register", lambda: 1 / 0)
+    monkeypatch.setattr(part("nodes.host.sampling"), "register", lambda: 1 / 0)
     assert len(load_nodes(pack)) == sum(map(len, NODE_FILES.values()))
 
 
@@ -111,10 +114,10 @@ def test_menu_entry_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rebound = ["euler"]
     monkeypatch.setattr(comfy.samplers, "SAMPLER_NAMES", rebound)
     for _ in range(2):
-        part("nodes.sampling").register()
+        part("nodes.host.sampling").register()
     assert rebound == ["euler", "dode"]
     assert comfy.samplers.KSampler.SAMPLERS.count("dode") == 1
-    assert comfy.k_diffusion.sampling.sample_dode is part("nodes.sampling").sample_dode
+    assert comfy.k_diffusion.sampling.sample_dode is part("nodes.host.sampling").sample_dode
     assert "dode" not in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS
 
 
@@ -123,7 +126,7 @@ def test_menu_entry_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_samplers_of_the_setting(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable goes before the file; the paper's five have a name for all."""
-    settings, file = part("nodes.settings"), models / "dode" / "samplers.txt"
+    settings, file = part("nodes.host.settings"), models / "dode" / "samplers.txt"
     monkeypatch.delenv("DODE_SAMPLERS", raising=False)
     assert settings.extra_samplers() == []
     file.write_text("\ufeff# mine\nheun, dode_ddim  # two\n\n heun\n", encoding="utf-8")
@@ -139,11 +142,11 @@ def test_unknown_samplers_are_said(
     models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("DODE_SAMPLERS", "ddmi;heun")
-    assert part("nodes.settings").extra_samplers() == ["heun"]
+    assert part("nodes.host.settings").extra_samplers() == ["heun"]
     assert "sampler 'ddmi' is unknown; use one of paper, ddim, ipndm" in caplog.text
     monkeypatch.delenv("DODE_SAMPLERS")
     (models / "dode" / "samplers.txt").write_bytes(b"\xff\xfe heun " + b"x" * 10_000)
-    assert part("nodes.settings").extra_samplers() == ["heun"]
+    assert part("nodes.host.settings").extra_samplers() == ["heun"]
 
 
 # Where tables go
@@ -151,7 +154,7 @@ def test_unknown_samplers_are_said(
 
 def test_read_only_folder(models: Path) -> None:
     """A checkpoint folder that cannot be written: models/dode, and why."""
-    store = part("nodes.store")
+    store = part("nodes.host.store")
     (models / "a file").touch()
     who = identity(models / "a file" / "model.safetensors")
     file, note = store.save(table(), who, store.target(who))
@@ -161,7 +164,7 @@ def test_read_only_folder(models: Path) -> None:
 
 
 def test_nowhere_to_write(models: Path) -> None:
-    store = part("nodes.store")
+    store = part("nodes.host.store")
     (models / "dode").rmdir()
     (models / "dode").touch()
     who = identity(models / "dode" / "model.safetensors")
@@ -170,7 +173,7 @@ def test_nowhere_to_write(models: Path) -> None:
 
 
 def test_names_stay_inside(models: Path) -> None:
-    store, who = part("nodes.store"), identity()
+    store, who = part("nodes.host.store"), identity()
     assert store.target(who, " My table v1.2 ") == models / "dode" / "My table v1.2.dode.json"
     assert store.target(who, "x.dode.json") == models / "dode" / "x.dode.json"
     assert store.target(who) == models / "dode" / "Model-11111111.dode.json"
@@ -180,7 +183,7 @@ def test_names_stay_inside(models: Path) -> None:
 
 
 def test_listing_sees_changes(models: Path) -> None:
-    store = part("nodes.store")
+    store = part("nodes.host.store")
     who = identity()
     assert store.listing() == {}
     deep = models / "checkpoints" / "sdxl" / "deep"
@@ -196,7 +199,7 @@ def test_listing_sees_changes(models: Path) -> None:
 
 
 def test_a_bad_file_hides_no_other(models: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store, who = part("nodes.store"), identity()
+    store, who = part("nodes.host.store"), identity()
     (models / "dode" / "bad.dode.json").write_text("{")
     mine = table(model_fingerprint=who.fingerprint)
     store.save(mine, who, models / "dode" / "good.dode.json")

@@ -51,13 +51,13 @@ def test_a_preset_for_the_loaded_checkpoint_is_found(models: Path, tmp_path: Pat
         samples_fit=12,
         samples_holdout=4,
     )
-    own = part("nodes.models").identify(patcher(models))
-    other = part("nodes.models").identify(patcher(models, seed=1))
+    own = part("nodes.host.models").identify(patcher(models))
+    other = part("nodes.host.models").identify(patcher(models, seed=1))
     made = replace(made, model_name="tiny", model_fingerprint=own.fingerprint)
     made.save(tmp_path / "tiny.dode.json")
     (models / "presets").mkdir()
     part("dode_core.tables.presets").add_preset(models / "presets", tmp_path / "tiny.dode.json")
-    store = part("nodes.store")
+    store = part("nodes.host.store")
     assert list(store.listing()) == ["presets/tiny.dode.json"]
     (found,) = store.library().find(own)
     assert found.table.model_name == "tiny" and found.file == models / "presets" / "tiny.dode.json"

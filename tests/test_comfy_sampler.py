@@ -31,13 +31,13 @@ SIGMAS = torch.tensor([10.0, 3.0, 1.0, 0.0])
 
 @pytest.mark.parametrize("options", [{}, {"cfg": None}, {"cfg": "2"}, {"cfg": 2}])
 def test_guiders_without_cfg(options: dict[str, Any]) -> None:
-    sample = part("nodes.sampling").sample_dode
+    sample = part("nodes.host.sampling").sample_dode
     x = torch.randn(1, 4, 8, 8) * 10
     assert sample(Host(**options), x, SIGMAS, None, disable=True).isfinite().all()
 
 
 def test_other_ranks_and_a_single_sigma() -> None:
-    sample = part("nodes.sampling").sample_dode
+    sample = part("nodes.host.sampling").sample_dode
     for shape in ((2, 1, 100), (1, 4, 3, 8, 8)):
         seen: list[dict[str, Any]] = []
         x = torch.randn(shape) * 10
@@ -53,7 +53,9 @@ def test_a_table_that_rides_wins(caplog: pytest.LogCaptureFixture) -> None:
     mine = table(sigmas=SIGMAS, lambdas=[[0.5]] * 3)
     for riding in (mine, [mine]):
         args = {"model_options": {"transformer_options": {"dode": riding}}}
-        part("nodes.sampling").sample_dode(Host(), torch.randn(1, 4), SIGMAS, args, disable=True)
+        part("nodes.host.sampling").sample_dode(
+            Host(), torch.randn(1, 4), SIGMAS, args, disable=True
+        )
     assert caplog.text.count("exact table: D-DDIM, 3 steps") == 2
 
 
@@ -64,14 +66,14 @@ class Stop(Exception):
 def settings(**changes: Any) -> Any:
     plan: dict[str, Any] = {"solver": "ddim", "samples": 6, "holdout": 0.25, "seed": 0}
     plan |= {"batch_size": 4, "cfg": 2.0, "teacher": part("dode_core.fit.teacher").Teacher()}
-    return part("nodes.calibrate").Settings(**{**plan, **changes})
+    return part("nodes.host.calibrate").Settings(**{**plan, **changes})
 
 
 def calibration_of(plan: Any) -> Any:
     """A calibration as the node makes it, with its bar and its previews."""
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
-    return part("nodes.calibrate").Calibration(plan, "ve", part("nodes.live").Live(model))
+    return part("nodes.host.calibrate").Calibration(plan, "ve", part("nodes.host.live").Live(model))
 
 
 def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +113,7 @@ def test_an_interrupt_is_not_swallowed() -> None:
     with pytest.raises(Stop):
         calibration_of(settings())(interrupted, x, SIGMAS)
     with pytest.raises(Stop):
-        part("nodes.sampling").sample_dode(interrupted, x, SIGMAS)
+        part("nodes.host.sampling").sample_dode(interrupted, x, SIGMAS)
     assert len(calls) == 2
 
 
@@ -127,7 +129,7 @@ def test_interrupts_need_no_progress_bar() -> None:
         return Host()(x, sigma)
 
     calibration = calibration_of(settings())
-    for run in (calibration, part("nodes.sampling").sample_dode):
+    for run in (calibration, part("nodes.host.sampling").sample_dode):
         calls.clear()
         with pytest.raises(management.InterruptProcessingException):
             run(model, torch.randn(6, 2, 4, 4), torch.linspace(10, 0, 9))
@@ -139,7 +141,7 @@ def test_memory_is_asked_for_one_batch(tmp_path: Path, monkeypatch: pytest.Monke
     """Not for all samples at once, which would push the model out of a small card."""
     import comfy.sampler_helpers
 
-    calibrate, asked = part("nodes.calibrate"), []
+    calibrate, asked = part("nodes.host.calibrate"), []
     original = comfy.sampler_helpers.estimate_memory
 
     def estimate(model: Any, shape: Any, conds: Any) -> Any:
@@ -152,7 +154,7 @@ def test_memory_is_asked_for_one_batch(tmp_path: Path, monkeypatch: pytest.Monke
     guider = calibrate.make_guider(model, text, text, 2.0)
     sigmas = calibrate.schedule(model, "simple", 3)
     with torch.inference_mode():
-        live = part("nodes.live").Live(model)
+        live = part("nodes.host.live").Live(model)
         found = calibrate.calibrate(guider, torch.zeros(1, 16, 8, 8), sigmas, settings(), live)
     assert asked == [[4, 16, 8, 8]]
     assert (found.samples_fit, found.samples_holdout) == (4, 2)
@@ -161,5 +163,5 @@ def test_memory_is_asked_for_one_batch(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    image, problem = part("nodes.distill_report").plot(table())
+    image, problem = part("nodes.host.distill_report").plot(table())
     assert image is None and "pip install matplotlib" in problem

@@ -8,7 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..dode_core.solve.solvers import SOLVERS
+from ...dode_core.solve.solvers import SOLVERS
 
 CATEGORY = "sampling/D-ODE"
 Table = io.Custom("DODE_TABLE")

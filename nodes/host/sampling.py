@@ -12,11 +12,11 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ..dode_core.match.best import best
-from ..dode_core.match.resolve import Resolution, resolve
-from ..dode_core.sampler import run_resolved
-from ..dode_core.solve.noise import check_sigmas, infer_parametrization
-from ..dode_core.tables.table import LambdaTable
+from ...dode_core.match.best import best
+from ...dode_core.match.resolve import Resolution, resolve
+from ...dode_core.sampler import run_resolved
+from ...dode_core.solve.noise import check_sigmas, infer_parametrization
+from ...dode_core.tables.table import LambdaTable
 from . import models, store
 from .settings import extra_samplers
 

@@ -18,7 +18,7 @@ import torch
 from comfy.model_sampling import CONST
 from comfy.samplers import CFGGuider
 
-from ..dode_core.tables.identity import Identity, file_fingerprint
+from ...dode_core.tables.identity import Identity, file_fingerprint
 
 Prompt = Mapping[str, Mapping[str, Any]]
 

@@ -15,7 +15,7 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor
 
-from ..dode_core.demo import model as demo
+from ...dode_core.demo import model as demo
 
 VARIANTS = {"EDM": "emoji_edm", "flow": "emoji_flow"}
 LABEL = "dode_label"  # the key of a class label in CONDITIONING

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from ..dode_core.solve.solvers import SOLVERS
+from ...dode_core.solve.solvers import SOLVERS
 from . import store
 
 VARIABLE, FILE = "DODE_SAMPLERS", "samplers.txt"

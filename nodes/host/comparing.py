@@ -10,11 +10,11 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ..dode_core.fit.teacher import Teacher
-from ..dode_core.match.resolve import Resolution
-from ..dode_core.sampler import run, run_resolved
-from ..dode_core.solve.integrate import plain
-from ..dode_core.solve.solvers import Stage, get_solver
+from ...dode_core.fit.teacher import Teacher
+from ...dode_core.match.resolve import Resolution
+from ...dode_core.sampler import run, run_resolved
+from ...dode_core.solve.integrate import plain
+from ...dode_core.solve.solvers import Stage, get_solver
 from .calibrate import schedule
 from .live import Live
 from .running import Plan, sample

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dode_core.errors import DodeError
-from ..dode_core.tables.table import LambdaTable
+from ...dode_core.errors import DodeError
+from ...dode_core.tables.table import LambdaTable
 
 
 def summary(table: LambdaTable) -> str:
@@ -40,7 +40,7 @@ def plot(table: LambdaTable) -> tuple[Any, str]:
     try:
         from PIL import Image
 
-        from ..dode_core.report import plot_table, png
+        from ...dode_core.report import plot_table, png
 
         return Image.open(io.BytesIO(png(plot_table(table)))).convert("RGB"), ""
     except DodeError as error:  # no matplotlib

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..dode_core.tables.table import LambdaTable
+from ...dode_core.tables.table import LambdaTable
 from . import calibrate, models, store
 from .live import Live
 from .reuse import find_same

@@ -21,10 +21,10 @@ from comfy.nested_tensor import NestedTensor
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..dode_core.errors import CalibrationError
-from ..dode_core.fit.teacher import Teacher
-from ..dode_core.solve.noise import check_sigmas
-from ..dode_core.tables.table import LambdaTable
+from ...dode_core.errors import CalibrationError
+from ...dode_core.fit.teacher import Teacher
+from ...dode_core.solve.noise import check_sigmas
+from ...dode_core.tables.table import LambdaTable
 from .live import Live
 from .models import parametrization
 from .prompts import by_prompt
@@ -84,7 +84,7 @@ class Calibration:
         disable: bool | None = None,
     ) -> Tensor:
         """Distil on the scaled noise ``x``, which is returned as it came."""
-        from ..dode_core.distillation import distill  # not before there is work
+        from ...dode_core.distillation import distill  # not before there is work
 
         model, extra_args = by_prompt(model, len(x), extra_args or {})
         columns, gain, learn_sigmas = METHODS[self.settings.method]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..dode_core.tables.files import SUFFIX
-from ..dode_core.tables.identity import Identity
-from ..dode_core.tables.library import PRESETS, Library, Stored, sidecar, tables_in, version
-from ..dode_core.tables.names import file_name
-from ..dode_core.tables.table import LambdaTable
+from ...dode_core.tables.files import SUFFIX
+from ...dode_core.tables.identity import Identity
+from ...dode_core.tables.library import PRESETS, Library, Stored, sidecar, tables_in, version
+from ...dode_core.tables.names import file_name
+from ...dode_core.tables.table import LambdaTable
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 

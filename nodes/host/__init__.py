@@ -1,0 +1,1 @@
+"""What the node files stand on: the host's side of calibration, sampling, identity and files."""
