@@ -79,7 +79,7 @@ CASES = [
         changed(distilled_cfg="3.5"),
         changed(distilled_cfg="1"),
         "close",
-        "made with distilled cfg 1, this run has distilled cfg 3.5",
+        "made with distilled cfg 1, this run has 3.5",
     ),
     (changed(prediction="v"), PLAIN, "refused", "made for eps prediction, this model's is v"),
     (
