@@ -137,7 +137,7 @@ class KSampler(io.ComfyNode):
         """A table for this model and schedule, kept where D-ODE Distill keeps it."""
         show_text("no table yet, distilling one ...", cls.hidden.unique_id)
         patcher = guider.model_patcher
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         settings = calibrate.Settings(
             SOLVER,
             Teacher(),
