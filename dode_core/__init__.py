@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .fit.teacher import Teacher
     from .match.resolve import Resolution, resolve
     from .sampler import run_resolved, sample
-    from .solve.solvers import SOLVERS, Solver, Stage
+    from .solve.solver import Solver
+    from .solve.solvers import SOLVERS
+    from .solve.stages import Stage
     from .tables.table import Errors, LambdaTable, load_tables, save_tables
     from .version import __version__
 
@@ -38,8 +40,8 @@ _HOME = {
     "run_resolved": "sampler",
     "sample": "sampler",
     "SOLVERS": "solve.solvers",
-    "Solver": "solve.solvers",
-    "Stage": "solve.solvers",
+    "Solver": "solve.solver",
+    "Stage": "solve.stages",
     "Errors": "tables.table",
     "LambdaTable": "tables.table",
     "Teacher": "fit.teacher",

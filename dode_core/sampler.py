@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .match.resolve import Resolution, resolve
-from .solve.integrate import Denoiser, State, integrate, plain
+from .solve.integrate import Denoiser, State, integrate
 from .solve.noise import check_sigmas, infer_parametrization
-from .solve.solvers import Stage, get_solver
+from .solve.solvers import get_solver
+from .solve.stages import Stage, plain
 
 if TYPE_CHECKING:
     from .tables.table import LambdaTable

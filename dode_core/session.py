@@ -29,8 +29,8 @@ from .learn.learn import learn, least_budget
 from .learn.starts import Start
 from .solve.integrate import Denoiser, State
 from .solve.noise import infer_parametrization
-from .solve.solvers import LookAhead, Stage, get_solver
-from .solve.stages import MAX_CHANNELS
+from .solve.solvers import get_solver
+from .solve.stages import MAX_CHANNELS, LookAhead, Stage
 from .tables.table import Errors, LambdaTable
 from .version import PROGRAM
 

@@ -18,7 +18,7 @@ from dode_core.learn.student import Run, Student
 from dode_core.match.between_cfgs import between
 from dode_core.match.resolve import resolve
 from dode_core.match.scale import scaled
-from dode_core.solve.solvers import LookAhead
+from dode_core.solve.stages import LookAhead
 from dode_core.tables.table import dump_tables, parse_tables
 
 SHAPE = (3, 4, 4)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError
 from ..solve.integrate import State, direction, update
-from ..solve.solvers import Stage
+from ..solve.stages import Stage
 from . import distributed
 
 Goal = Callable[[int, Stage], Tensor]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from ..solve.integrate import Choose, Denoiser, State, complete, no_lambdas, plain, update
-from ..solve.solvers import Stage
+from ..solve.integrate import Choose, Denoiser, State, complete, no_lambdas, update
+from ..solve.stages import Stage, plain
 from ..tables.table import MAX_LAMBDA as TABLE_LIMIT
 from ..tables.table import Errors
 from . import distributed

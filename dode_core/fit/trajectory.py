@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from ..solve.integrate import Denoiser, State, complete, plain
-from ..solve.solvers import Stage, get_solver
+from ..solve.integrate import Denoiser, State, complete
+from ..solve.solvers import get_solver
+from ..solve.stages import Stage, plain
 from . import distributed
 
 DENSE_SOLVER = "ipndm"

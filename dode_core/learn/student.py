@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..fit import distributed
 from ..fit.products import Batch, flat, stage_products
-from ..solve.integrate import Denoiser, State, complete, plain, update
-from ..solve.solvers import ADAMS_BASHFORTH, LookAhead, Stage, get_solver
+from ..solve.integrate import Denoiser, State, complete, update
+from ..solve.solvers import ADAMS_BASHFORTH, get_solver
+from ..solve.stages import LookAhead, Stage, plain
 
 Row = list[float]
 PATH = 0.2  # weight of the states on the way against the final one, in learning

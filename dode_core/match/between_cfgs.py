@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solve.noise import from_line, same_sigmas, to_line
-from ..solve.solvers import LookAhead
+from ..solve.stages import LookAhead
 from ..tables.table import LambdaTable
 
 SAME_CFG = 0.005

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..solve.noise import check_sigmas
-from ..solve.solvers import LookAhead, get_solver
+from ..solve.solvers import get_solver
+from ..solve.stages import LookAhead
 from .resolve import Resolution
 
 MAX_SCALE = 2.0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .noise import alpha
-from .solvers import Row, Stage
+from .stages import Row, Stage
 
 Denoiser = Callable[..., Tensor]
 
@@ -45,11 +45,6 @@ class State:
     def copy(self) -> State:
         """A state that can be advanced on its own; tensors are shared, never changed in place."""
         return replace(self, outputs=list(self.outputs))
-
-
-def plain(stages: Sequence[Stage]) -> list[Stage]:
-    """The same stages without correction: no history is kept for directions nobody follows."""
-    return [replace(stage, c=(), gain=False, look_ahead=None) for stage in stages]
 
 
 Choose = Callable[[int, Stage, Sequence[State]], Sequence[float]]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import TableError
+from ..solve.directions import MAX_COLUMNS
 from ..solve.noise import PARAMETRIZATIONS, check_sigmas
-from ..solve.solvers import LookAhead, Stage, get_solver
-from ..solve.stages import MAX_CHANNELS, MAX_COLUMNS
+from ..solve.solvers import get_solver
+from ..solve.stages import MAX_CHANNELS, LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
 
