@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode_core.distillation import best_tables, distill_many
+from dode_core.many_tables import best_tables, distill_many
 from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
 from dode_core.solve.solvers import SOLVERS
 from dode_core.tables.table import LambdaTable

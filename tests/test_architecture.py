@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("response",),
     ("reuse",),
     ("session", "sampler", "report"),
-    ("distillation",),
+    ("distillation", "many_tables"),
     ("demo",),
     ("offline",),
     ("commands",),

@@ -37,6 +37,11 @@ class Teacher:
                 f"Teacher sub-steps is {self.substeps}; use 1 to {MAX_SUBSTEPS}."
             )
 
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        return f"{self.solver} x{self.substeps}"
+
     def refine(self, sigmas: Sequence[float], parametrization: str = "ve") -> list[float]:
         """The student's grid with ``substeps`` steps in every interval; its nodes are kept."""
         grid = [float(sigmas[0])]

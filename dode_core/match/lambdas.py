@@ -16,7 +16,10 @@ _ROW_TOLERANCE = 1e-2  # relative; rows follow from sigmas that agree to SAME_SI
 
 def natural(stage: Stage) -> Row:
     """Lambdas where nothing is calibrated: Adams-Bashforth 2 on a first-order base, else 0."""
-    return (stage.adams_bashforth or 0.0,) + (0.0,) * (len(stage.c) - 1)
+    scale = stage.b[0]
+    newest = stage.c[0] == (scale, -scale)  # the direction that its lambda is of
+    first = stage.adams_bashforth or 0.0 if newest else 0.0
+    return (first,) + (0.0,) * (len(stage.c) - 1)
 
 
 def _reaches_guess(k: int, row: Row) -> bool:

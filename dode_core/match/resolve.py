@@ -88,13 +88,8 @@ def resolve(
     if kind == "exact" and brings_sigmas(used, grid):
         stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
     else:
-        stages = get_solver(used.solver).stages(
-            grid,
-            parametrization,
-            columns=used.columns,
-            gain=used.gain,
-            look_ahead=used.look_ahead if from_the_first(used, grid) else None,
-        )
+        ahead = used.look_ahead if from_the_first(used, grid) else None
+        stages = used.scheme.stages(grid, ahead)
         rows = interpolated(used, stages) if kind == "interpolated" else sliced(used, stages)
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
     message += "" if used is table else ", between the tables of two cfgs or three"
@@ -113,7 +108,7 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
         return 0, distance, quality
     if _offset(own, grid) is not None:
         return 1, distance, -table.steps, quality
-    if table.columns > 1 or table.gain or table.learned_sigmas:
+    if not table.paper or table.learned_sigmas:
         return None
     steps = _density(table, grid)
     if steps is None or not 1 / STEP_RATIO_LIMIT <= steps <= STEP_RATIO_LIMIT:

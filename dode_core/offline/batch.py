@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..distillation import distill_many
 from ..fit import distributed
-from ..fit.guarded import Progress, free_memory
-from ..fit.stagewise import held_out_count
+from ..fit.batches import held_out_count
+from ..fit.guarded import Progress
+from ..fit.memory import free_memory
+from ..many_tables import distill_many
 from ..match.resolve import brings_sigmas
 from ..solve.noise import same_sigmas
 from ..tables.table import LambdaTable, load_tables, save_tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .directions import PAPER, columns_and_gain, directed, direction_names, get_direction
+from .directions import PAPER, directed, direction_names, get_direction
 from .solver import Solver, looking_ahead
 from .solvers import get_solver
 from .stages import LookAhead, Stage, plain
@@ -42,12 +42,6 @@ class Scheme:
     def width(self) -> int:
         """Lambdas a stage."""
         return len(self.directions)
-
-    @property
-    def has_gain(self) -> bool:
-        """Whether the last lambda multiplies the newest output itself."""
-        found = columns_and_gain(self.directions)
-        return found is not None and found[1]
 
     def stages(self, grid: Sequence[float], look_ahead: LookAhead | None = None) -> list[Stage]:
         """The stages of one run over ``grid``; ``look_ahead`` is for runs from pure noise."""

@@ -23,7 +23,7 @@ def find_same(
     latent: Any,
 ) -> Stored | None:
     """The newest table of this very model, LoRAs included, made with these settings."""
-    from ...dode_core.fit.stagewise import held_out_count  # not before there is work
+    from ...dode_core.fit.batches import held_out_count  # not before there is work
 
     held_out = held_out_count(settings.samples, settings.holdout)
     columns, gain, learn_sigmas = METHODS[settings.method]
