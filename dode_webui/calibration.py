@@ -79,7 +79,7 @@ class Calibration:
         denoiser = Rows(model, extra_args, grids)
         runs: list[tuple[Sequence[str], dict[str, Any]]] = []
         one = [request.solver] if request.solver != BEST else []
-        every = [name for name, solver in SOLVERS.items() if solver.evaluations(8) == 8]
+        every = [name for name, solver in SOLVERS.items() if solver.stages_a_step == 1]
         if one or not request.learn_sigmas:
             columns = ((2, True),) if request.learn_sigmas else ((1, False),)
             runs.append((one or every, {"settings": columns}))
