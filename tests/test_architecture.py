@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learn",),
     ("response",),
     ("reuse",),
-    ("session", "sampler", "report"),
+    ("methods", "session", "sampler", "report"),
     ("distillation", "many_tables"),
     ("demo",),
     ("offline",),

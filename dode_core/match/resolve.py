@@ -40,6 +40,7 @@ class Resolution:
     lambdas: list[Row]
     table: LambdaTable | None
     message: str
+    between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
 
 
 def resolve(
@@ -62,13 +63,7 @@ def resolve(
     that none of the tables has, :class:`DodeError`.
     """
     grid = check_sigmas(sigmas)
-    if solver is not None:
-        get_solver(solver)
-        if tables and all(table.solver != solver for table in tables):
-            made = ", ".join(sorted({table.solver for table in tables}))
-            raise DodeError(
-                f"The table is for {made}, but {solver} was asked for; drop one of the two."
-            )
+    _check_solver(solver, tables)
     usable = [
         table
         for table in tables
@@ -91,9 +86,22 @@ def resolve(
         ahead = used.look_ahead if from_the_first(used, grid) else None
         stages = used.scheme.stages(grid, ahead)
         rows = interpolated(used, stages) if kind == "interpolated" else sliced(used, stages)
+    between_cfgs = used is not table
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
-    message += "" if used is table else ", between the tables of two cfgs or three"
-    return Resolution(kind, table.solver, parametrization, stages, rows, table, message)
+    message += ", between the tables of two cfgs or three" if between_cfgs else ""
+    how = table.solver, parametrization, stages, rows, table, message
+    return Resolution(kind, *how, between_cfgs)
+
+
+def _check_solver(solver: str | None, tables: Sequence[LambdaTable]) -> None:
+    if solver is None:
+        return
+    get_solver(solver)
+    if tables and all(table.solver != solver for table in tables):
+        made = ", ".join(sorted({table.solver for table in tables}))
+        raise DodeError(
+            f"The table is for {made}, but {solver} was asked for; drop one of the two."
+        )
 
 
 def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple[float, ...] | None:
