@@ -151,9 +151,8 @@ def run(
         "do_not_save_grid": True,
     }
     kind: Any = processing.StableDiffusionProcessingTxt2Img
-    if is_dataclass(kind):
-        known = {each.name for each in fields(kind)}
-        settings = {key: value for key, value in settings.items() if key in known}
+    known = {each.name for each in fields(kind)} if is_dataclass(kind) else set(settings)
+    settings = {key: value for key, value in settings.items() if key in known}
     with contextlib.closing(kind(**settings)) as p:
         p.scripts = scripts.ScriptRunner()
         p.script_args = ()
