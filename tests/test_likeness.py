@@ -159,8 +159,8 @@ def test_the_closest_table_is_taken_and_a_refused_one_is_said() -> None:
 
     def chosen(fingerprint: str, files: list[Stored]) -> tuple[object, str]:
         who = Identity(None, "x", fingerprint)
-        found, note = best(files, who, lambda tables: resolve(tables, grid))
-        return found.table, note
+        found = best(files, who, lambda tables: resolve(tables, grid))
+        return found.resolution.table, found.note
 
     assert chosen(RESCALED, stored) == (tables[1], " (from 1.dode.json)")
     found, note = chosen(RESCALED, [stored[0], stored[2]])

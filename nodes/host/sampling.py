@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,9 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ...dode_core.match.best import best
-from ...dode_core.match.resolve import Resolution, resolve
+from ...dode_core.match.best import Choice, Query, first_of
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
-from ...dode_core.tables.likeness import compare
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
 from .settings import extra_samplers
@@ -67,8 +65,8 @@ def sample_dode(
     kind = models.parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
     how = models.guidance(guider), carried, solver, kind, x.shape[1], guider
-    resolution, note = choose(patcher, sigmas, *how)
-    message = resolution.message + note
+    choice = choose(patcher, sigmas, *how)
+    message = choice.resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
@@ -77,60 +75,29 @@ def sample_dode(
         management.throw_exception_if_processing_interrupted()
         return model(x, sigma, **kwargs)
 
-    return run_resolved(interruptible, x, resolution, extra_args, callback, disable)
+    return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
 
 
 def choose(
     patcher: Any,
     sigmas: Tensor,
     cfg: float | None,
-    carried: LambdaTable | Sequence[LambdaTable] | None = None,
+    carried: Any = None,
     solver: str | None = None,
     parametrization: str | None = None,
     channels: int | None = None,
     guider: Any = None,
-) -> tuple[Resolution, str]:
+) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
     stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
     """
-    grid, kind = check_sigmas(sigmas), parametrization or models.parametrization(patcher) or "ve"
-
-    def pick(tables: Sequence[LambdaTable]) -> Resolution:
-        usable = [each for each in tables if solver in (None, each.solver)]
-        how = {"solver": solver, "cfg": cfg, "parametrization": kind, "channels": channels}
-        return resolve(usable, grid, **how)
-
+    kind = parametrization or models.parametrization(patcher) or "ve"
+    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
     identity = models.identify(patcher, *models.running_prompt(), guider) if patcher else None
-    own = list(carried) if isinstance(carried, list | tuple) else [carried] if carried else []
-    found, note = of_own(own, identity, pick)
-    if found is not None and found.table is not None:
-        return found, note
-    stored = store.find(identity) if identity else []
-    resolution, where = best(stored, identity, pick)
-    return resolution, where + note
-
-
-def of_own(
-    tables: Sequence[LambdaTable],
-    identity: models.Identity | None,
-    pick: Callable[[Sequence[LambdaTable]], Resolution],
-) -> tuple[Resolution | None, str]:
-    """(what a user's own tables give, what is to be said of them)."""
-    if not tables:
-        return None, ""
-    own = identity.fingerprint if identity else ""
-    alike = {id(table): compare(own, table.model_fingerprint) for table in tables}
-    found = pick([table for table in tables if alike[id(table)].kind != "refused"])
-    if found.table is not None:
-        known = own and found.table.model_fingerprint  # else there is nothing to compare
-        doubts = alike[id(found.table)].doubts if known else ()
-        return found, f" ({', '.join(doubts)})" if doubts else ""
-    refused = next((each.note for each in alike.values() if each.kind == "refused"), "")
-    first = tables[0]
-    ends = f"{first.steps} steps over sigmas {first.sigmas[0]:.4g} to {first.sigmas[-1]:.4g}"
-    return None, f"; the connected table does not serve this run: it is {refused or f'for {ends}'}"
+    own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
+    return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:
