@@ -128,7 +128,6 @@ def build(recipe: Recipe, bases: list[Any]) -> tuple[Any, Any]:
 
 
 def guided(recipe: Recipe, model: Any) -> Any:
-    import comfy.samplers
     from comfy.samplers import CFGGuider
 
     class Basic(CFGGuider):  # as Guider_Basic: plain guidance under another name

@@ -8,18 +8,11 @@ from comfy.model_sampling import CONST
 from comfy.samplers import CFGGuider
 
 from ...dode_core.tables.identity import Identity, file_fingerprint, fingerprint
-from .origin import Prompt, path_in_prompt, path_on_model, running_prompt
+from .origin import Prompt, path_in_prompt, path_on_model
 from .weights import patches_mark, weights_marks
 from .wrapping import distilled_cfg, guider_mark, options_mark, sampling_marks
 
-__all__ = [
-    "Identity",
-    "guidance",
-    "identify",
-    "model_sampling",
-    "parametrization",
-    "running_prompt",
-]
+__all__ = ["Identity", "guidance", "identify", "known_parametrization", "parametrization"]
 
 
 def model_sampling(model: Any) -> Any:
@@ -42,13 +35,18 @@ def model_sampling(model: Any) -> Any:
     return None
 
 
-def parametrization(model: Any) -> str | None:
+def known_parametrization(model: Any) -> str | None:
     """``flow`` for rectified flow (ComfyUI's CONST), else ``ve``: its x is x0 + sigma eps.
 
-    None where no model's own sampling is to be found.
+    Of a MODEL, or of a denoiser; None where no model's own sampling is to be found.
     """
     sampling = model_sampling(model)
     return None if sampling is None else "flow" if isinstance(sampling, CONST) else "ve"
+
+
+def parametrization(patcher: Any) -> str:
+    """A MODEL's parametrisation."""
+    return known_parametrization(patcher) or "ve"
 
 
 def guidance(guider: Any) -> float | None:

@@ -17,6 +17,7 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
+from .origin import running_prompt
 from .settings import extra_samplers
 
 SAMPLER_NAME = "dode"
@@ -62,7 +63,7 @@ def sample_dode(
     """
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
-    kind = models.parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
+    kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
     how = models.guidance(guider), carried, solver, kind, x.shape[1], guider
     choice = choose(patcher, sigmas, *how)
@@ -93,9 +94,9 @@ def choose(
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
     stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
     """
-    kind = parametrization or models.parametrization(patcher) or "ve"
+    kind = parametrization or models.parametrization(patcher)
     query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
-    identity = models.identify(patcher, *models.running_prompt(), guider) if patcher else None
+    identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
 
