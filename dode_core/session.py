@@ -155,6 +155,7 @@ class Session:
         sigmas = found.run.sigmas if learned else grid
         ahead = found.run.look_ahead if learned else None
         what = {"teacher": DENSE_NAME, "learned_sigmas": learned, "look_ahead": ahead}
+        what["asked_sigmas"] = tuple(grid) if learned else None
         return self._table(scheme, sigmas, rows, errors, **what)
 
     def _table(

@@ -114,4 +114,6 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
         learned,
         draw(st.integers(0, 2**63 - 1)),
         ahead,
+        None,
+        draw(st.none() | st.just(tuple(sigmas))) if learned else None,
     )

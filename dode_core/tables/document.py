@@ -21,7 +21,7 @@ FORMAT, VERSION = "dode-lambda-tables", 1
 MAX_TABLES = 1000
 MAX_ROWS = 30_000  # of lambdas in all tables of a file; each becomes a stage of about 1 KiB
 MAX_WIDTH = 8  # lambdas a stage
-_OPTIONAL = {"look_ahead", "directions"}
+_OPTIONAL = {"look_ahead", "directions", "asked_sigmas"}
 Built = TypeVar("Built")
 Build = Callable[[str, Mapping[str, Any]], Built]
 
@@ -59,6 +59,7 @@ def _entry(table: Any) -> dict[str, Any]:
         "parametrization": table.parametrization,
         "sigmas": table.sigmas.tolist(),
         "learned_sigmas": table.learned_sigmas,
+        **({"asked_sigmas": list(table.asked_sigmas)} if table.asked_sigmas else {}),
         **_look_ahead(table),
         "gain": table.gain,
         **({"directions": list(table.directions)} if table.directions else {}),
@@ -127,6 +128,8 @@ def _table(entry: Any, where: str, build: Build[Built]) -> Built:
         fields = {key: read(entry[key]) for key, read in _FIELDS.items()}
         if "look_ahead" in entry:
             fields["look_ahead"] = _read_look_ahead(entry["look_ahead"])
+        if "asked_sigmas" in entry:
+            fields["asked_sigmas"] = tuple(_FIELDS["sigmas"](entry["asked_sigmas"]))
         if "directions" in entry:
             fields["directions"] = _read_directions(entry["directions"])
         strict_json.keys(entry["model"], {"name", "fingerprint"}, "model")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import TableError
 from ..solve.directions import MAX_COLUMNS
+from ..solve.noise import same_sigmas
 from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
@@ -75,4 +76,16 @@ def check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> 
             f"The look ahead's mean is of {len(ahead.mean)} channels, the largest "
             f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
             f"numbers, at most {MAX_LAMBDA:g}."
+        )
+
+
+def check_asked(asked: Sequence[float], grid: Sequence[float], learned: bool) -> None:
+    """As many sigmas as the learned ones, with the same ends. Raises :class:`TableError`."""
+    if not learned:
+        raise TableError("Asked sigmas go with learned ones, but the sigmas are not learned.")
+    ends = same_sigmas((asked[0], asked[-1]), (grid[0], grid[-1]))
+    if len(asked) != len(grid) or not ends:
+        raise TableError(
+            f"The asked sigmas are {len(asked)} from {asked[0]:g} to {asked[-1]:g}; the learned "
+            f"ones are {len(grid)} from {grid[0]:g} to {grid[-1]:g}: they must agree in both."
         )

@@ -19,7 +19,7 @@ from ..solve.solvers import get_solver
 from ..solve.stages import LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-from .fields import Errors, check_look_ahead, check_size, check_width
+from .fields import Errors, check_asked, check_look_ahead, check_size, check_width
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,8 @@ class LambdaTable:
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
     ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them;
     ``look_ahead`` is learned with them.
+    ``asked_sigmas``: the grid that a table with learned sigmas was asked for, whose runs it serves
+    exactly; None where its file does not say.
     ``directions`` names what the columns multiply where those are not differences and a gain.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``dropped`` counts samples that were left out because the model's output was not finite.
@@ -58,6 +60,7 @@ class LambdaTable:
     dropped: int = 0
     look_ahead: LookAhead | None = None
     directions: tuple[str, ...] | None = None
+    asked_sigmas: tuple[float, ...] | None = None
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,10 @@ class LambdaTable:
         check_width(self.lambdas, self.gain, self.directions)
         if self.look_ahead is not None:
             check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
+        if self.asked_sigmas is not None:
+            asked = check_sigmas(self.asked_sigmas)
+            check_asked(asked, grid, self.learned_sigmas)
+            set_field(self, "asked_sigmas", asked)
         stages = self.scheme.stages(grid, self.look_ahead)
         if len(stages) != len(self.lambdas):
             raise TableError(

@@ -95,7 +95,8 @@ def choose(
     stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
     """
     kind = parametrization or models.parametrization(patcher)
-    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
+    highest = models.highest_sigma(patcher)
+    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels, highest)
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
