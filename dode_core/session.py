@@ -45,6 +45,7 @@ class Session:
         self.samples, self.parts, self.grid = samples, samples.parts, grid
         self.parametrization = parametrization or infer_parametrization(model, grid)
         self.model = CountingModel(model, progress, 0, samples.per_sample)
+        self.may_look_ahead = bool(getattr(model, "look_ahead", True))  # a denoiser may say no
         self.counted = 0
 
     def calls(self, evaluations: int) -> int:
@@ -109,9 +110,10 @@ class Session:
         """The mean of every channel of the teacher's first denoised output, over the fit samples.
 
         What a run that looks ahead guesses; None where none should be tried: flow models, whose
-        first sigma is 1 whatever they were trained on (see docs/benchmarks.md).
+        first sigma is 1 whatever they were trained on (see docs/benchmarks.md), and denoisers whose
+        own ``look_ahead`` is False.
         """
-        if self.parametrization == "flow":
+        if self.parametrization == "flow" or not self.may_look_ahead:
             return None
         x = self.samples.x
         if x.ndim < 3 or x.shape[1] > MAX_CHANNELS:

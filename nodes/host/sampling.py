@@ -13,12 +13,14 @@ import comfy.samplers
 from torch import Tensor
 
 from ...dode_core.match.best import Choice, Query, first_of
+from ...dode_core.match.scale import without_look_ahead
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
 from .origin import running_prompt
 from .settings import extra_samplers
+from .told import Told, follows_steps
 
 SAMPLER_NAME = "dode"
 RIDING = "dode"  # the key in a MODEL's transformer_options for tables that ride on it
@@ -67,7 +69,10 @@ def sample_dode(
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
     how = models.guidance(guider), carried, solver, kind, x.shape[1], guider
     choice = choose(patcher, sigmas, *how)
-    message = choice.resolution.message + choice.note
+    resolution = choice.resolution
+    if follows_steps(guider):
+        resolution = without_look_ahead(resolution)
+    message = resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
@@ -76,7 +81,8 @@ def sample_dode(
         management.throw_exception_if_processing_interrupted()
         return model(x, sigma, **kwargs)
 
-    return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
+    told = Told(interruptible)
+    return run_resolved(told, x, resolution, extra_args, callback, disable)
 
 
 def choose(
