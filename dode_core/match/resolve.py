@@ -87,7 +87,10 @@ def resolve(
     kind = KINDS[int(rank[0])]
     used = _at_cfg(usable, table, cfg)
     if kind in ("exact", CARRIED) and brings_sigmas(used, grid):
-        stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
+        # The run's own ends, to the last bit: guiders look steps up by them.
+        own = [grid[0], *used.sigmas.tolist()[1:-1], grid[-1]]
+        stages = used.scheme.stages(own, used.look_ahead)
+        rows = [tuple(row) for row in used.lambdas.tolist()]
     else:
         ahead = used.look_ahead if from_the_first(used, grid) else None
         stages = used.scheme.stages(grid, ahead)
