@@ -72,7 +72,8 @@ def distill(
     our own and kept only if they measure better.
 
     ``progress(done, total, denoised)`` is called after every model call with the calls made, the
-    most there will be, and the newest prediction; raising from it stops the calibration, and
+    most there will be, and the newest prediction; its method ``begin(phase)``, if any, is
+    told in words what the next calls are for. Raising from it stops the calibration, and
     raising :class:`Enough` while sigmas are learned ends it with the best table so far.
     Raises :class:`SigmasError`, :class:`DodeError` (unknown solver) and :class:`CalibrationError`.
     Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.

@@ -34,6 +34,8 @@ from .solve.stages import MAX_CHANNELS
 from .tables.table import Errors, LambdaTable
 from .version import PROGRAM
 
+FOLLOWING = "following the model in many small steps"
+
 
 class Session:
     """One calibration run: the samples in micro-batches, the counted model, the teachers."""
@@ -110,6 +112,7 @@ class Session:
                 f"{(len(stages), *self.x.shape)}: one state per model evaluation and sample."
             )
         batches = []
+        self.model.begin(FOLLOWING)
         for part in self.parts:
             state = self._state(part)
             if targets is None:
@@ -129,6 +132,7 @@ class Session:
             low = min(own, DENSE_LOW[self.parametrization] * self.grid[0])
         fine = dense_grid(self.grid[0], low, self.parametrization, DENSE_STEPS)
         fine = fine if self.grid[-1] == 0 else fine[:-1]
+        self.model.begin(FOLLOWING)
         return [
             dense_teacher(self.model, self._state(part), fine, self.parametrization)
             for part in self.parts
@@ -172,6 +176,7 @@ class Session:
         """A table on the given grid."""
         stages = self.stages(grid, solver, columns, gain)
         calibration = Calibration(self.model, batches, stages, self.parametrization)
+        self.model.begin("learning one step after the other")
         lambdas, errors = calibration.run()
         zeroed = tuple(sorted(calibration.zeroed))
         return self._table(solver, grid, lambdas, gain, errors, teacher, zeroed)

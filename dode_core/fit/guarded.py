@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import CalibrationError, NotFiniteError
 from ..solve.integrate import Denoiser
 
-Progress = Callable[[int, int, Tensor], None]
+Progress = Callable[[int, int, Tensor], None]  # one with a method ``begin(phase)`` is told those
 SAMPLES = "_dode_samples"  # the samples' own numbers ride along as one more argument per sample
 ALL_ROWS = "_dode_all_rows"  # how many rows the micro-batch has in all processes
 PROBE_SIGMA = 0.6  # the call nearest to it is repeated at the end: detail is decided about there
@@ -100,6 +100,12 @@ class CountingModel:
         numbers = torch.arange(len(bad)) if samples is None else samples.cpu()
         raise NotFiniteError(float(sigma[0]), numbers[bad].tolist(), self.evaluations)
 
+    def begin(self, phase: str) -> None:
+        """Say, in words for users, what the next calls are for, to a progress that takes it."""
+        begin = getattr(self.progress, "begin", None)
+        if begin is not None:
+            begin(phase)
+
     def _report(self, denoised: Tensor) -> None:
         if self.progress is not None:
             self.progress(self.calls, max(self.total, self.calls), denoised)
@@ -125,6 +131,7 @@ class CountingModel:
         self.evaluations += 1
         if self._probe is None:
             return
+        self.begin("checking that the model is still the same")
         x, sigma, args, before = self._probe
         after = self._evaluate(x, sigma, args)
         self._report(after)

@@ -99,6 +99,7 @@ class Learner:
         trials = share * self.left / (stages * scouts.samples)
         known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
         ahead = self.student(few, True) if looking else None
+        self.model.begin("trying schedules to start from")
         starts = rank_starts(scouts, ahead, known, sigmas, extra, self.low, trials)
         begun = []
         for start in starts[:STARTS_KEPT]:
@@ -141,6 +142,7 @@ class Learner:
         learners = self.student(fit[:count], everyone.mean is not None)
         room = left / learners.samples - jacobian_cost(run, columns)
         base = run.part(count)  # fit samples come first
+        self.model.begin("learning where to step, and how")
         best = improve(learners, base, self.low, int(room / n) - 1, columns)
         return None if best is None else everyone.run(best.nodes, best.lambdas)
 
@@ -176,6 +178,7 @@ def learn(
     solver on the given grid.
     """
     everyone = Student(model, batches, solver, parametrization, columns, gain)
+    model.begin("measuring the solver as it is")
     before = everyone.run_plain(sigmas)
     learner = Learner(
         model,

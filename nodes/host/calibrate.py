@@ -99,7 +99,7 @@ class Calibration:
             extra_args=extra_args,
             teacher=self.settings.teacher,
             holdout=self.settings.holdout,
-            progress=self.live.update,
+            progress=self.live,
             parametrization=self.kind,
             batch_size=self.settings.batch_size,
             columns=columns,
