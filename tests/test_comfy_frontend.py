@@ -116,7 +116,13 @@ def test_advanced_inputs_are_hidden_until_asked_for(front: FrontEnd) -> None:
     for kind in kinds:
         assert len(describe(front, kind)["seen"]) <= 4
     seen = describe(front, "DODE_KSampler")["seen"]
-    assert seen == ["seed", "control_after_generate", "steps", "cfg", "dode_report"]  # as in every KSampler
+    assert seen == [
+        "seed",
+        "control_after_generate",
+        "steps",
+        "cfg",
+        "dode_report",
+    ]  # as in every KSampler
     before = describe(front, "DODE_Distill")
     assert before["seen"] == ["solver", "steps", "cfg", "dode_report"] and before["size"][1] < 390
     front.page.evaluate(
@@ -170,7 +176,9 @@ def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer)
     shown = "() => window.app.graph.getNodeById(2).dodeReport"
     front.page.wait_for_function(f"{shown}.querySelector('img')?.naturalWidth", timeout=60_000)
     said = front.page.evaluate(f"{shown}.textContent")
-    assert re.fullmatch(r"D-DDIM for 6 steps, [a-z ]+\n[\d,]+ of at most [\d,]+ model calls.*", said)
+    assert re.fullmatch(
+        r"D-DDIM for 6 steps, [a-z ]+\n[\d,]+ of at most [\d,]+ model calls.*", said
+    )
     front.wait()
     assert only_table(comfy).describe() in front.page.evaluate(f"{shown}.textContent")
     assert front.page.evaluate(f"{shown}.querySelector('img')") is None
