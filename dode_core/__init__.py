@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
     from .fit.teacher import Teacher
     from .match.resolve import Resolution, resolve
+    from .offline.scheduler import DodeScheduler
     from .sampler import run_resolved, sample
     from .solve.solvers import SOLVERS, Solver, Stage
     from .tables.table import Errors, LambdaTable, load_tables, save_tables
@@ -28,6 +29,7 @@ _HOME = {
     "distill_many": "distillation",
     "CalibrationError": "errors",
     "DodeError": "errors",
+    "DodeScheduler": "offline.scheduler",
     "Enough": "errors",
     "SigmasError": "errors",
     "TableError": "errors",
@@ -49,6 +51,7 @@ __all__ = [
     "SOLVERS",
     "CalibrationError",
     "DodeError",
+    "DodeScheduler",
     "Enough",
     "Errors",
     "LambdaTable",
