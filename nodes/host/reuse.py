@@ -22,7 +22,7 @@ def find_same(
     parametrization: str,
     latent: Any,
 ) -> Stored | None:
-    """The newest table of this very model, LoRAs included, made with these settings."""
+    """The newest table of this very model, with all that is on it, made with these settings."""
     from ...dode_core.fit.stagewise import held_out_count  # not before there is work
 
     held_out = held_out_count(settings.samples, settings.holdout)
@@ -44,9 +44,9 @@ def find_same(
         wanted["latent_shape"] = tuple(latent.shape[1:])
     grid = sigmas.tolist()
     for each in reversed(stored):
-        table, mark = each.table, each.table.model_fingerprint
+        table = each.table
         same = all(getattr(table, name) == value for name, value in wanted.items())
-        ours = identity.same_model(mark) and identity.same_patches(mark)
+        ours = identity.compare(table.model_fingerprint).kind == "same"
         fits = same_sigmas(table.sigmas.tolist(), grid) or brings_sigmas(table, grid)
         if same and ours and fits:
             return each
