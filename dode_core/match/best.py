@@ -1,25 +1,66 @@
-"""Which of the stored tables is trusted most for a model."""
+"""Which of the stored tables is trusted most for a model, and what is to be said about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..tables.identity import Identity
 from ..tables.library import Stored
 from ..tables.likeness import Likeness, compare
 from ..tables.table import LambdaTable
-from .resolve import Resolution
+from .resolve import Resolution, resolve
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a run asks of tables: its grid and whatever else decides which may serve."""
+
+    grid: Sequence[float]
+    parametrization: str = "ve"
+    cfg: float | None = None
+    solver: str | None = None
+    channels: int | None = None
+
+    def pick(self, tables: Sequence[LambdaTable]) -> Resolution:
+        """The best of some tables; those of another solver than the one asked for are left out."""
+        usable = [each for each in tables if self.solver in (None, each.solver)]
+        return resolve(
+            usable,
+            self.grid,
+            solver=self.solver,
+            cfg=self.cfg,
+            parametrization=self.parametrization,
+            channels=self.channels,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run uses, the file it is from, and what a user should know, most important first."""
+
+    resolution: Resolution
+    file: Path | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The file and the doubts, to be put behind the resolution's message."""
+        said = [f"from {self.file.name}"] if self.file and self.resolution.table else []
+        said += self.doubts
+        return f" ({', '.join(said)})" if said else ""
 
 
 def best(
     stored: Sequence[Stored],
     identity: Identity | None,
     pick: Callable[[Sequence[LambdaTable]], Resolution],
-) -> tuple[Resolution, str]:
+) -> Choice:
     """The best table made for exactly this model; else for it with little changed, else any.
 
-    Tables for another prediction type or sigma range are left out. Returns what ``pick`` makes of
-    the rest, and a note on where it is from and how its model differs.
+    Tables for another prediction type or sigma range are left out; ``pick`` chooses among those
+    that are trusted alike.
     """
     own = identity.fingerprint if identity else ""
     alike = [(compare(own, each.table.model_fingerprint), each) for each in stored]
@@ -32,14 +73,14 @@ def best(
             resolution = found
             break
     if resolution.table is None:
-        return resolution, _refusal(alike)
+        return Choice(resolution, doubts=_refusal(alike))
     likeness, each = next(pair for pair in allowed if pair[1].table is resolution.table)
-    return resolution, f" ({', '.join([f'from {each.file.name}', *likeness.doubts])})"
+    return Choice(resolution, each.file, likeness.doubts)
 
 
-def _refusal(alike: Sequence[tuple[Likeness, Stored]]) -> str:
+def _refusal(alike: Sequence[tuple[Likeness, Stored]]) -> tuple[str, ...]:
     """Why tables that are there were not even looked at."""
     for likeness, each in alike:
         if likeness.kind == "refused":
-            return f" ({each.file.name} is left out: {likeness.note})"
-    return ""
+            return (f"{each.file.name} is left out: {likeness.note}",)
+    return ()
