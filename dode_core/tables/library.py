@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import DodeError, TableError
 from .files import SUFFIX
 from .identity import Identity, marks
-from .names import inside
+from .names import cut, fits, inside
 from .presets import load_preset, read_index
 from .table import LambdaTable, load_tables, save_tables
 
@@ -81,7 +81,12 @@ class Library:
         stem = re.sub(r"[^\w.+-]", "_", identity.path.stem if identity.path else identity.name)
         known = marks(identity.fingerprint)
         mark = (known.get("weights") or known.get("file", ""))[:8]
-        return self.own / f"{stem[:100]}-{mark}{SUFFIX}"
+        return self.own / f"{cut(stem, 100)}-{mark}{SUFFIX}"
+
+    def home(self, identity: Identity) -> Path:
+        """Where a model's tables go: beside its checkpoint, where that name is not too long."""
+        beside = sidecar(identity.path) if identity.path else None
+        return beside if beside and fits(beside.name) else self.fallback_file(identity)
 
     def target(self, identity: Identity | None, name: str = "") -> Path:
         """Where a new table goes; ``name`` is a user's own choice of a file in the own folder.
@@ -94,7 +99,7 @@ class Library:
         elif identity is None:
             raise TableError("A table of no known model needs a file name; give one.")
         else:
-            file = sidecar(identity.path) if identity.path else self.fallback_file(identity)
+            file = self.home(identity)
         tables_in(file)
         return file
 
