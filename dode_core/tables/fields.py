@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..solve.noise import same_sigmas
 from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
+MAX_PEERS, MAX_PEER_NAME = 20, 50
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,16 @@ def check_asked(asked: Sequence[float], grid: Sequence[float], learned: bool) ->
             f"The asked sigmas are {len(asked)} from {asked[0]:g} to {asked[-1]:g}; the learned "
             f"ones are {len(grid)} from {grid[0]:g} to {grid[-1]:g}: they must agree in both."
         )
+
+
+def check_peers(errors: Mapping[str, float]) -> None:
+    """A few names with finite errors. Raises :class:`TableError`."""
+    named = all(0 < len(name) <= MAX_PEER_NAME for name in errors)
+    if len(errors) > MAX_PEERS or not named:
+        raise TableError(
+            f"There are errors of {len(errors)} other samplers; {MAX_PEERS} are most, with names of"
+            f" {MAX_PEER_NAME} letters."
+        )
+    for name, value in errors.items():
+        if not 0 <= value < math.inf:
+            raise TableError(f"The error of {name} is {value}; it must be a number from 0 up.")

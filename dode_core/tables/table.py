@@ -19,7 +19,9 @@ from ..solve.solvers import get_solver
 from ..solve.stages import LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-from .fields import Errors, check_asked, check_look_ahead, check_size, check_width
+from .fields import Errors, check_asked, check_look_ahead, check_peers, check_size, check_width
+
+PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,8 @@ class LambdaTable:
     ``look_ahead`` is learned with them.
     ``asked_sigmas``: the grid that a table with learned sigmas was asked for, whose runs it serves
     exactly; None where its file does not say.
+    ``peer_errors``: held-out errors of samplers that a user would otherwise have run on the grid
+    that was asked for, by name.
     ``directions`` names what the columns multiply where those are not differences and a gain.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``dropped`` counts samples that were left out because the model's output was not finite.
@@ -61,6 +65,7 @@ class LambdaTable:
     look_ahead: LookAhead | None = None
     directions: tuple[str, ...] | None = None
     asked_sigmas: tuple[float, ...] | None = None
+    peer_errors: Mapping[str, float] = field(default_factory=dict)
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +95,7 @@ class LambdaTable:
                 "another grid."
             )
         check_size(self.lambdas)
+        check_peers(self.peer_errors)
         if self.cfg is not None and not math.isfinite(self.cfg):
             raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
         set_field(self, "stages", stages)
@@ -161,14 +167,29 @@ class LambdaTable:
             text += ", own sigmas"
         if self.cfg is not None:
             text += f", cfg {self.cfg:g}"
-        if self.errors and self.errors.ratio is not None:
-            text += f", error {self.errors.ratio:.2f} of plain on held-out samples"
+        text += self._worth()
         if not self.helps:
             text += " (no improvement found: plain solver)"
         if self.dropped:
             of = self.dropped + self.samples_fit + self.samples_holdout
             text += f" ({self.dropped} of {of} samples were not finite)"
         return text
+
+    @property
+    def best_peer(self) -> tuple[str, float] | None:
+        """The name and held-out error of the best sampler that a user would otherwise have run."""
+        return min(self.peer_errors.items(), key=lambda pair: pair[1], default=None)
+
+    def _worth(self) -> str:
+        """Held-out error against the best peer, then against the plain solver."""
+        errors, peer = self.errors, self.best_peer
+        if errors is None or errors.ratio is None or errors.distilled_holdout is None:
+            return ""
+        plain = f"{errors.ratio:.2f} of plain on held-out samples"
+        if peer is None or peer[1] == 0:
+            return f", error {plain}"
+        name = PEER_LABELS.get(peer[0], peer[0])
+        return f", error {errors.distilled_holdout / peer[1]:.2f} of {name}'s, {plain}"
 
     def save(self, path: str | Path) -> None:
         """Add this table to a ``.dode.json`` file, or replace the one with the same key.

@@ -95,6 +95,7 @@ class DistillSampler:
             batch_size=self.settings.batch_size,
             directions=method.directions,
             learn_sigmas=learn_sigmas,
+            peers=("dpmpp_2m", "euler"),
         )
         return x
 
