@@ -101,7 +101,7 @@ def test_nodes_are_found_by_search(front: FrontEnd, comfy_server: ComfyServer) -
     front.page.screenshot(path=PICTURES / "search.png")
     found = front.page.locator(".comfy-vue-node-search-container, [role=listbox]").all_inner_texts()
     nodes = [node for name, node in info.items() if name.startswith("DODE_")]
-    assert len(nodes) == 10
+    assert len(nodes) == 11
     missing_names = [n["display_name"] for n in nodes if n["display_name"] not in " ".join(found)]
     assert missing_names == []
     front.page.keyboard.press("Escape")
