@@ -86,17 +86,11 @@ class Distill(io.ComfyNode):
             solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
         )
         if sigmas is None:
-<<<<<<< HEAD
             grids = [calibrate.schedule(patcher, scheduler, n) for n in step_counts(steps)]
         else:
             grids = [sigmas]
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
-        first = Work(
-=======
-            sigmas = calibrate.schedule(patcher, scheduler, steps)
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        work = Work(
->>>>>>> main
+        first = Work(
             guider,
             calibrate.prepare_latent(patcher, latent),
             grids[0],

@@ -17,11 +17,8 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
-<<<<<<< HEAD
 from .fallback import warning
-=======
 from .origin import running_prompt
->>>>>>> main
 from .settings import extra_samplers
 from .telling import notice
 
