@@ -43,6 +43,7 @@ class Resolution:
     lambdas: list[Row]
     table: LambdaTable | None
     message: str
+    advice: str = ""  # what would serve, where a table of as many steps would not
     between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
 
 
@@ -100,7 +101,7 @@ def resolve(
     message += _cfg_note(table, cfg)
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
-    return Resolution(kind, *how, between_cfgs)
+    return Resolution(kind, *how, between_cfgs=between_cfgs)
 
 
 def _check_solver(solver: str | None, tables: Sequence[LambdaTable]) -> None:
@@ -193,19 +194,20 @@ def _uncalibrated(
     known = [float(table.sigmas[0]) for table in tables if table.parametrization == parametrization]
     top = max([highest or 0.0, *known])
     advice = _advice(grid, top * FULL[parametrization])
-    message = f"uncalibrated: {why}, {name} runs without one; {advice}"
-    return Resolution("uncalibrated", name, parametrization, stages, rows, None, message)
+    message = f"uncalibrated: {why}, {name} runs without one; "
+    message += advice or f"distil a table for {len(grid) - 1} steps"
+    return Resolution("uncalibrated", name, parametrization, stages, rows, None, message, advice)
 
 
 def _advice(grid: Sequence[float], full: float) -> str:
-    """What would serve this run: a table of as many steps helps no part of a schedule."""
+    """What would serve a part of a schedule, which no table of as many steps does; else ""."""
     if len(grid) < 2:
         return "there is nothing to do at one sigma"
     whole = grid[0] >= full and grid[-1] == 0
     if grid[0] < grid[-1]:
         return f"it runs backwards, from sigma {grid[0]:.3g} up; distil on these sigmas"
     if whole:
-        return f"distil a table for {len(grid) - 1} steps"
+        return ""
     part = f"starts at sigma {grid[0]:.3g}" if grid[0] < full else ""
     if grid[-1] > 0:
         part += (" and " if part else "") + f"ends at sigma {grid[-1]:.3g}"

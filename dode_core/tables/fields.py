@@ -15,6 +15,7 @@ from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
 MAX_PEERS, MAX_PEER_NAME = 20, 50
+PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class Errors:
         if self.plain_holdout == 0:
             return 1.0
         return self.distilled_holdout / self.plain_holdout
+
+
+def worth(errors: Errors | None, peer: tuple[str, float] | None) -> str:
+    """Held-out error against the best peer's, then against the plain solver's; "" for none."""
+    if errors is None or errors.ratio is None or errors.distilled_holdout is None:
+        return ""
+    plain = f"{errors.ratio:.2f} of plain on held-out samples"
+    if peer is None or peer[1] == 0:
+        return f", error {plain}"
+    name = PEER_LABELS.get(peer[0], peer[0])
+    return f", error {errors.distilled_holdout / peer[1]:.2f} of {name}'s, {plain}"
 
 
 def check_size(lambdas: Tensor) -> None:

@@ -19,9 +19,15 @@ from ..solve.solvers import get_solver
 from ..solve.stages import LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-from .fields import Errors, check_asked, check_look_ahead, check_peers, check_size, check_width
-
-PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
+from .fields import (
+    Errors,
+    check_asked,
+    check_look_ahead,
+    check_peers,
+    check_size,
+    check_width,
+    worth,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +173,7 @@ class LambdaTable:
             text += ", own sigmas"
         if self.cfg is not None:
             text += f", cfg {self.cfg:g}"
-        text += self._worth()
+        text += worth(self.errors, self.best_peer)
         if not self.helps:
             text += " (no improvement found: plain solver)"
         if self.dropped:
@@ -179,17 +185,6 @@ class LambdaTable:
     def best_peer(self) -> tuple[str, float] | None:
         """The name and held-out error of the best sampler that a user would otherwise have run."""
         return min(self.peer_errors.items(), key=lambda pair: pair[1], default=None)
-
-    def _worth(self) -> str:
-        """Held-out error against the best peer, then against the plain solver."""
-        errors, peer = self.errors, self.best_peer
-        if errors is None or errors.ratio is None or errors.distilled_holdout is None:
-            return ""
-        plain = f"{errors.ratio:.2f} of plain on held-out samples"
-        if peer is None or peer[1] == 0:
-            return f", error {plain}"
-        name = PEER_LABELS.get(peer[0], peer[0])
-        return f", error {errors.distilled_holdout / peer[1]:.2f} of {name}'s, {plain}"
 
     def save(self, path: str | Path) -> None:
         """Add this table to a ``.dode.json`` file, or replace the one with the same key.
