@@ -13,16 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibration import calibrate
     from .distillation import best_tables, distill, distill_many
     from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
     from .fit.teacher import Teacher
     from .match.resolve import Resolution, resolve
+    from .response.profile import Profile
     from .sampler import run_resolved, sample
     from .solve.solvers import SOLVERS, Solver, Stage
     from .tables.table import Errors, LambdaTable, load_tables, save_tables
     from .version import __version__
 
 _HOME = {
+    "calibrate": "calibration",
+    "Profile": "response.profile",
     "best_tables": "distillation",
     "distill": "distillation",
     "distill_many": "distillation",
@@ -52,6 +56,7 @@ __all__ = [
     "Enough",
     "Errors",
     "LambdaTable",
+    "Profile",
     "Resolution",
     "SigmasError",
     "Solver",
@@ -60,6 +65,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "best_tables",
+    "calibrate",
     "distill",
     "distill_many",
     "load_tables",

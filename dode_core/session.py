@@ -86,6 +86,14 @@ class Session:
                 "turn learn_sigmas off."
             )
 
+    def held(self, i: int) -> bool:
+        """Whether micro-batch ``i`` is held out."""
+        return self._held(self.parts[i])
+
+    def state(self, i: int) -> State:
+        """The first state of micro-batch ``i``."""
+        return self._state(self.parts[i])
+
     def _held(self, part: slice) -> bool:
         return part.start >= len(self.x) - self.held_out
 
