@@ -40,10 +40,15 @@ class Model:
     passes: int
 
 
-def unet(**config: Any) -> Any:
-    from diffusers import UNet2DConditionModel
+def network(name: str, **config: Any) -> Any:
+    """A network of diffusers by the name of its class."""
+    import diffusers
 
-    return UNet2DConditionModel(**config)
+    return getattr(diffusers, name)(**config)
+
+
+def unet(**config: Any) -> Any:
+    return network("UNet2DConditionModel", **config)
 
 
 def sd15() -> Any:
@@ -67,9 +72,8 @@ def sdxl() -> Any:
 
 
 def sd35() -> Any:
-    from diffusers import SD3Transformer2DModel
-
-    return SD3Transformer2DModel(
+    return network(
+        "SD3Transformer2DModel",
         sample_size=128,
         num_layers=38,
         attention_head_dim=64,
@@ -85,9 +89,7 @@ def sd35() -> Any:
 
 
 def flux() -> Any:
-    from diffusers import FluxTransformer2DModel
-
-    return FluxTransformer2DModel(guidance_embeds=True)
+    return network("FluxTransformer2DModel", guidance_embeds=True)
 
 
 def _unet_inputs(side: int, width: int, **added: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,11 @@ def against_peers(done: Results, problem: str) -> Iterator[list[str]]:
         for measure in MEASURES:
             value, _ = best(peers, measure)
             own = ours.get(measure)
-            known = own is not None and value == value
             digits = 4 if measure in ("rms", "median") else 2
-            text = f"{own:.{digits}f} / {value:.{digits}f} = {own / value:.2f}" if known else ""
-            cells.append(text)
+            if own is None or math.isnan(value):
+                cells.append("")
+            else:
+                cells.append(f"{own:.{digits}f} / {value:.{digits}f} = {own / value:.2f}")
         names = [best(peers, measure)[1] for measure in ("rms", "median")]
         yield [f"{problem}, {nfe} evaluations", *cells, "; ".join(dict.fromkeys(names))]
 

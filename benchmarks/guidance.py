@@ -99,7 +99,7 @@ def compare(
     return {
         "plain": scores.quick(plain),
         "nearest": score([nearest]),
-        "interpolated": score(tables) if "between" in mixed.message else None,
+        "interpolated": score(tables) if mixed.between_cfgs else None,
         "own": score([table_for(cfg, how, [nearest.sigmas])]),
     }
 

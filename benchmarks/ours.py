@@ -23,7 +23,7 @@ class Entry:
     together: bool = False  # with all step counts of TOGETHER, from one teacher
 
     def steps(self, nfe: int) -> int:
-        return (nfe + 1) // 2 if self.solver == "heun" else nfe
+        return SOLVERS[self.solver].steps_for(nfe)
 
     def serves(self, nfe: int) -> bool:
         if self.together and nfe not in TOGETHER:

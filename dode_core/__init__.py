@@ -14,22 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .calibration import calibrate
-    from .distillation import best_tables, distill, distill_many
+    from .distillation import distill
     from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
     from .fit.teacher import Teacher
+    from .many_tables import best_tables, distill_many
     from .match.resolve import Resolution, resolve
     from .response.profile import Profile
     from .sampler import run_resolved, sample
-    from .solve.solvers import SOLVERS, Solver, Stage
-    from .tables.table import Errors, LambdaTable, load_tables, save_tables
+    from .solve.solver import Solver
+    from .solve.solvers import SOLVERS
+    from .solve.stages import Stage
+    from .tables.fields import Errors
+    from .tables.table import LambdaTable, load_tables, save_tables
     from .version import __version__
 
 _HOME = {
     "calibrate": "calibration",
     "Profile": "response.profile",
-    "best_tables": "distillation",
+    "best_tables": "many_tables",
     "distill": "distillation",
-    "distill_many": "distillation",
+    "distill_many": "many_tables",
     "CalibrationError": "errors",
     "DodeError": "errors",
     "Enough": "errors",
@@ -42,9 +46,9 @@ _HOME = {
     "run_resolved": "sampler",
     "sample": "sampler",
     "SOLVERS": "solve.solvers",
-    "Solver": "solve.solvers",
-    "Stage": "solve.solvers",
-    "Errors": "tables.table",
+    "Solver": "solve.solver",
+    "Stage": "solve.stages",
+    "Errors": "tables.fields",
     "LambdaTable": "tables.table",
     "Teacher": "fit.teacher",
     "__version__": "version",

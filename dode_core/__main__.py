@@ -49,8 +49,7 @@ def inspect(args: argparse.Namespace) -> None:
             values = [f"{value:.4f}" for value in row]
             natural = "" if ab is None else f"{ab:.4f}"
             rows.append([f"{stage.sigma:.5g}", f"{stage.sigma_next:.5g}", *values, natural, note])
-        names = [f"lambda {i + 1}" for i in range(table.columns)] + ["gain"] * table.gain
-        print(text_table(["sigma", "next", *names, "AB2", ""], rows))
+        print(text_table(["sigma", "next", *table.column_names, "AB2", ""], rows))
 
 
 def plot(args: argparse.Namespace) -> None:

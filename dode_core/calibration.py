@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from .errors import CalibrationError, Enough
+from .fit.batches import Samples
 from .fit.dropping import dropping_samples
 from .fit.guarded import Progress
 from .fit.trajectory import DENSE_STEPS
 from .learn.learn import SCOUTS
 from .response.design import Designer
+from .response.measured import Measured
 from .response.observe import Observer
-from .response.profile import Measured, Profile, plan_of
+from .response.profile import Profile, plan_of
 from .response.simulate import Plan
 from .session import Session
 from .solve.integrate import Denoiser
@@ -75,9 +77,8 @@ def calibrate(
             f"least {LEAST_BUDGET}."
         )
     grid = (float(sigma_max), float(sigma_min), 0.0)
-    session = Session(
-        model, x, grid, extra_args, holdout, progress, parametrization, min(batch_size, SCOUTS)
-    )
+    samples = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
+    session = Session(model, samples, grid, parametrization, progress)
     session.model.total = session.most_calls(budget)
     found = Calibrator(session, budget).profile()
     session.model.finish()
@@ -97,15 +98,15 @@ class Calibrator:
 
     def profile(self) -> Profile:
         session = self.session
-        parts = range(len(session.parts))
-        fit = [i for i in parts if not session.held(i)]
+        held = [session.samples.is_held_out(part) for part in session.parts]
+        fit = [i for i, out in enumerate(held) if not out]
         seen, rows = [], 0
         for i in fit:
             if rows < OBSERVED:
                 seen.append(i)
                 rows += session.parts[i].stop - session.parts[i].start
         self.fit = self._observer(seen)
-        self.held = self._observer([i for i in parts if session.held(i)])
+        self.held = self._observer([i for i, out in enumerate(held) if out])
         self.looks = () if session.mean is None else (LOOK * session.grid[0],)
         try:
             self._explore()
@@ -119,18 +120,18 @@ class Calibrator:
         session = self.session
         return Observer(
             session.model,
-            [session.state(i) for i in parts],
+            [session.samples.state(session.parts[i]) for i in parts],
             [session.trajectories[i] for i in parts],
             session.parametrization,
             session.mean,
-            tuple(session.x.shape[1:]),
+            tuple(session.samples.x.shape[1:]),
         )
 
     @property
     def left(self) -> float:
         """Evaluations, of all samples, the last check taken off."""
         session = self.session
-        return self.budget * len(session.x) - session.model.evaluations - 1
+        return self.budget * len(session.samples) - session.model.evaluations - 1
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
@@ -177,9 +178,9 @@ class Calibrator:
             session.mean,
             self.looks,
             WEIGHT,
-            session.model.evaluations / len(session.x),
-            len(session.x) - session.held_out,
-            session.held_out,
+            session.model.evaluations / len(session.samples),
+            session.samples.fit,
+            session.samples.held_out,
             measured=measured,
-            latent_shape=tuple(session.x.shape[1:]),
+            latent_shape=tuple(session.samples.x.shape[1:]),
         )

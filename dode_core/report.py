@@ -54,8 +54,7 @@ def plot_table(table: LambdaTable) -> Any:
 
 def _lambda_curve(ax: Any, table: LambdaTable) -> None:
     sigma = [stage.sigma for stage in table.stages]
-    for column in range(table.lambdas.shape[1]):
-        name = f"lambda {column + 1}" if column < table.columns else "gain"
+    for column, name in enumerate(table.column_names):
         values = table.lambdas[:, column].tolist()
         ax.plot(sigma, values, "o-", color=COLORS[column], label=name, markersize=4)
     natural = [

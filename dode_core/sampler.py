@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .match.resolve import Resolution, resolve
-from .solve.integrate import Denoiser, State, integrate, plain
+from .solve.integrate import Denoiser, State, Watch, integrate, nothing
 from .solve.noise import check_sigmas, infer_parametrization
-from .solve.solvers import Stage, get_solver
+from .solve.solvers import get_solver
+from .solve.stages import Stage, plain
 
 if TYPE_CHECKING:
     from .tables.table import LambdaTable
@@ -95,20 +96,32 @@ def run(
         return x
     if not any(any(row) for row in lambdas):
         stages, lambdas = plain(stages), [()] * len(stages)
-    reported = -1
+    rows = lambdas
 
     def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
-        nonlocal reported
-        if callback is not None and stage.step > reported:
-            reported = stage.step
-            x, denoised = states[0].x, states[0].denoised
-            sigma = torch.tensor(stage.sigma, dtype=torch.float32)
-            report = {"x": x, "i": stage.step, "sigma": sigma, "sigma_hat": sigma}
-            callback({**report, "denoised": denoised})
-        return lambdas[k]
+        return rows[k]
 
     state = State.begin(x, extra_args)
-    loop = integrate(model, [state], stages, choose, parametrization=parametrization)
+    how: Any = {"watch": reporting(callback), "parametrization": parametrization}
+    loop = integrate(model, [state], stages, choose, **how)
     for _ in tqdm(loop, total=len(stages), disable=disable):
         pass
     return state.x.to(x.dtype)
+
+
+def reporting(callback: Callback | None) -> Watch:
+    """Tells a k-diffusion callback of every step, once, when its first evaluation is there."""
+    if callback is None:
+        return nothing
+    reported = -1
+
+    def watch(k: int, stage: Stage, states: Sequence[State]) -> None:
+        nonlocal reported
+        if stage.step <= reported:
+            return
+        reported = stage.step
+        sigma = torch.tensor(stage.sigma, dtype=torch.float32)
+        report = {"x": states[0].x, "i": stage.step, "sigma": sigma, "sigma_hat": sigma}
+        callback({**report, "denoised": states[0].denoised})
+
+    return watch

@@ -58,8 +58,9 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
 def tool_button(gr: Any, elem_id: str) -> Any:
     """The host's small button with its refresh sign, an ordinary one where it has none."""
     components = host.optional("modules.ui_components")
-    if hasattr(components, "ToolButton"):
-        return components.ToolButton("\U0001f504", elem_id=elem_id)
+    button = getattr(components, "ToolButton", None)
+    if button is not None:
+        return button("\U0001f504", elem_id=elem_id)
     return gr.Button("Refresh", elem_id=elem_id)
 
 

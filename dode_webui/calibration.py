@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode_core.distillation import best_tables, distill_many
+from dode_core.many_tables import best_tables, distill_many
+from dode_core.methods import METHODS, Method
 from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
 from dode_core.solve.solvers import SOLVERS
 from dode_core.tables.table import LambdaTable
@@ -24,9 +25,10 @@ from .request import BEST, Request
 
 Progress = Callable[[int, int, str], None]  # calls done, the most there will be, which part
 Grid = tuple[float, ...]
+ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 
 
-class Calibration:
+class HiddenSampler:
     """The sampler function that distils; ``tables`` is its result, ``error`` why there is none.
 
     It never raises inside the host's pipeline, which would be left half-way: what went wrong is
@@ -78,15 +80,14 @@ class Calibration:
         rows = torch.arange(request.samples) % len(x)
         denoiser = Rows(model, extra_args, grids)
         runs: list[tuple[Sequence[str], dict[str, Any]]] = []
-        one = [request.solver] if request.solver != BEST else []
-        every = [name for name, solver in SOLVERS.items() if solver.evaluations(8) == 8]
-        if one or not request.learn_sigmas:
-            columns = ((2, True),) if request.learn_sigmas else ((1, False),)
-            runs.append((one or every, {"settings": columns}))
-            runs[0][1]["learn_sigmas"] = request.learn_sigmas
+        if request.solver == BEST:  # of those that cost one evaluation a step
+            every = [name for name, each in SOLVERS.items() if each.stages_a_step == 1]
+            runs.append((every, settings_of(ONE_LAMBDA)))
+            if request.learn_sigmas:
+                runs.append((["ddim"], settings_of(MOVING)))
         else:
-            runs.append((every, {"settings": ((1, False),)}))
-            runs.append((["ddim"], {"settings": ((2, True),), "learn_sigmas": True}))
+            method = MOVING if request.learn_sigmas else ONE_LAMBDA
+            runs.append(([request.solver], settings_of(method)))
         found: list[LambdaTable] = []
         for i, (solvers, settings) in enumerate(runs, 1):
             found += distill_many(
@@ -115,6 +116,12 @@ class Calibration:
             generator = torch.Generator().manual_seed(self.request.seed + i)
             rows.append(torch.randn(x.shape[1:], generator=generator))
         return (torch.stack(rows) * scale).to(x)
+
+
+def settings_of(method: Method) -> dict[str, Any]:
+    """A method as :func:`dode_core.distill_many` takes it."""
+    pair = method.columns, method.gain
+    return {"settings": (pair,), "learn_sigmas": method.learn_sigmas}
 
 
 class Rows:

@@ -6,18 +6,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dode_core.errors import CalibrationError, DodeError
+from dode_core.reuse import stamped
 from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import sidecar
 from dode_core.tables.table import LambdaTable
 
 from . import host, job, samplers
-from .calibration import Calibration
+from .calibration import HiddenSampler
 from .options import NONE, ON_RUN, Options, table_id
 from .request import Request
 
@@ -86,7 +87,7 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
     """On the host's thread: tables first, files only when all are there, pictures last."""
     began = time.monotonic()
     check_target()
-    calibration = Calibration(request, partial(report, running))
+    calibration = HiddenSampler(request, partial(report, running))
     run(request, samplers.hide(calibration, request.scheduler), batch(request), request.steps[-1])
     if calibration.error is not None:
         stopped = type(calibration.error).__name__ == "InterruptedException"
@@ -149,10 +150,9 @@ def run(
         "do_not_save_samples": True,
         "do_not_save_grid": True,
     }
-    kind = processing.StableDiffusionProcessingTxt2Img
-    if is_dataclass(kind):
-        known = {each.name for each in fields(kind)}
-        settings = {key: value for key, value in settings.items() if key in known}
+    kind: Any = processing.StableDiffusionProcessingTxt2Img
+    known = {each.name for each in fields(kind)} if is_dataclass(kind) else set(settings)
+    settings = {key: value for key, value in settings.items() if key in known}
     with contextlib.closing(kind(**settings)) as p:
         p.scripts = scripts.ScriptRunner()
         p.script_args = ()
@@ -164,16 +164,7 @@ def run(
 def keep(tables: list[LambdaTable], request: Request) -> tuple[list[LambdaTable], Path, str]:
     """Save tables with what they were made for; (those tables, where, a note)."""
     who = host.identity(request.prompts[0])
-    made = [
-        replace(
-            table,
-            model_name=who.name,
-            model_fingerprint=who.fingerprint,
-            cfg=request.cfg,
-            seed=request.seed,
-        )
-        for table in tables
-    ]
+    made = [stamped(table, who, request.cfg, request.seed) for table in tables]
     library = host.library()
     file = sidecar(who.path) if who.path else library.fallback_file(who)
     return made, *library.save(made, who, file)

@@ -14,7 +14,7 @@ from .sampling import sample_dode
 
 NAME = "D-ODE"
 HIDDEN = "D-ODE calibration"  # never in a menu
-MORE = ("ddim", "ipndm", "dpm_solver_2", "deis", "heun", "dpmpp_2m")
+MORE = tuple(SOLVERS)  # one by one, where the setting asks for them
 MORE_SETTING = "dode_more_samplers"
 # What DPM++ 2M has as its automatic schedule; API answers allow strings and booleans only.
 OPTIONS: Mapping[str, str | bool] = {"scheduler": "karras"}
@@ -118,5 +118,6 @@ def refresh() -> None:
 
     sd_samplers.set_samplers()
     lookup = getattr(sd_samplers, "get_sampler_and_scheduler", None)
-    if hasattr(lookup, "cache_clear"):
-        lookup.cache_clear()
+    forget = getattr(lookup, "cache_clear", None)
+    if forget is not None:
+        forget()

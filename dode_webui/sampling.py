@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from dode_core.errors import DodeError
-from dode_core.match.best import best
-from dode_core.match.resolve import Resolution, resolve
+from dode_core.match.best import Choice, Query, best
+from dode_core.match.resolve import Resolution
 from dode_core.match.scale import scaled
 from dode_core.sampler import run_resolved
 from dode_core.solve.noise import check_sigmas, infer_parametrization
 from dode_core.solve.solvers import get_solver
-from dode_core.tables.table import LambdaTable
 
 from . import host
 from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_id
@@ -46,19 +45,27 @@ def sample_dode(
     p = getattr(model, "p", None)
     options = of_run(p)
     grid, channels = check_sigmas(sigmas), x.shape[1]
-    choice = choose(model, p, grid, extra_args or {}, options, solver, channels)
-    note(p, choice, options)  # before the loop: an interrupted run keeps its infotext
-    held = Held(model, iter([stage.step for stage in choice.resolution.stages]))
-    return run_resolved(held, x, choice.resolution, extra_args, callback, disable)
+    used = choose(model, p, grid, extra_args or {}, options, solver, channels)
+    note(p, used, options)  # before the loop: an interrupted run keeps its infotext
+    held = Held(model, iter([stage.step for stage in used.resolution.stages]))
+    return run_resolved(held, x, used.resolution, extra_args, callback, disable)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a run uses, the file it is from, and what the user should know."""
+class Used:
+    """What a run uses, and what the user should be warned of."""
 
-    resolution: Resolution
-    file: str = ""
+    choice: Choice
     warning: str = ""
+
+    @property
+    def resolution(self) -> Resolution:
+        return self.choice.resolution
+
+    @property
+    def file(self) -> str:
+        """The name of the table's file."""
+        return self.choice.file.name if self.choice.file else ""
 
 
 def choose(
@@ -69,59 +76,43 @@ def choose(
     options: Options,
     solver: str | None,
     channels: int | None = None,
-) -> Choice:
+) -> Used:
     """The table for this run, scaled as asked."""
-    cfg = host.guidance(p, extra_args)
     kind = infer_parametrization(model, grid)
-
-    def pick(tables: Sequence[LambdaTable]) -> Resolution:
-        usable = [table for table in tables if solver in (None, table.solver)]
-        how = {"solver": solver, "cfg": cfg, "parametrization": kind, "channels": channels}
-        return resolve(usable, grid, **how)
-
-    warning = ""
+    query = Query(grid, kind, host.guidance(p, extra_args), solver, channels)
+    warning, used = "", None
     if options.given is not None:
-        choice = Choice(pick(options.given))
+        used = Used(Choice(query.pick(options.given)))
     elif options.table == NONE:
-        choice = Choice(pick([]))
-    else:
-        choice = None
-        if options.table != AUTOMATIC:
-            choice, warning = pinned(options.table, pick, solver)
-        choice = choice or automatic(p, pick, warning)
-    resolution = scaled(choice.resolution, grid, options.scale)
-    return Choice(resolution, choice.file, choice.warning)
+        used = Used(Choice(query.pick([])))
+    elif options.table != AUTOMATIC:
+        used, warning = pinned(options.table, query)
+    used = used or automatic(p, query, warning)
+    resolution = scaled(used.resolution, grid, options.scale)
+    return replace(used, choice=replace(used.choice, resolution=resolution))
 
 
-def pinned(
-    table: str, pick: Callable[[Sequence[LambdaTable]], Resolution], solver: str | None
-) -> tuple[Choice | None, str]:
+def pinned(table: str, query: Query) -> tuple[Used | None, str]:
     """The chosen table where it can serve this run, else None and why not."""
     try:
         stored = chosen(table, host.library())
     except DodeError as error:
         return None, f"{error} {AUTOMATIC} is used."
-    resolution = pick([stored.table])
+    resolution = query.pick([stored.table])
     if resolution.table is None:
         made_for = stored.table.describe()
-        asked = f" as {get_solver(solver).label}" if solver else ""
+        asked = f" as {get_solver(query.solver).label}" if query.solver else ""
         return None, f"The chosen table ({made_for}) cannot serve this run{asked}."
-    return Choice(resolution, stored.file.name), ""
+    return Used(Choice(resolution, stored.file)), ""
 
 
-def automatic(
-    p: Any, pick: Callable[[Sequence[LambdaTable]], Resolution], warning: str = ""
-) -> Choice:
+def automatic(p: Any, query: Query, warning: str = "") -> Used:
     """The best table of the loaded checkpoint."""
     who = host.identity(host.first_prompt(p))
-    stored = host.library().find(who)
-    resolution, where = best(stored, who, pick)
-    file = next((each.file.name for each in stored if each.table is resolution.table), "")
-    if resolution.table is None:
-        warning = f"{warning} {resolution.message}.".strip()
-    elif "made " in where:
-        warning = f"{warning} {resolution.message}{where}.".strip()
-    return Choice(resolution, file, warning)
+    choice = best(host.library().find(who), who, query.pick)
+    if choice.resolution.table is None or choice.doubts:
+        warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
+    return Used(choice, warning)
 
 
 class Held:
@@ -139,17 +130,12 @@ class Held:
         return self.model(x, sigma, **extra_args)
 
 
-def is_between(resolution: Resolution) -> bool:
-    """Whether the lambdas are interpolated between tables of several cfgs."""
-    return "between the tables" in resolution.message
-
-
-def note(p: Any, choice: Choice, options: Options) -> None:
+def note(p: Any, used: Used, options: Options) -> None:
     """Write into the infotext what is used, and say once what is not as it should be."""
-    resolution, table = choice.resolution, choice.resolution.table
-    message = f"D-ODE: {resolution.message}" + (f" (from {choice.file})" if choice.file else "")
-    if choice.warning:
-        message = f"D-ODE: {choice.warning}"
+    resolution, table = used.resolution, used.resolution.table
+    message = f"D-ODE: {resolution.message}" + (f" (from {used.file})" if used.file else "")
+    if used.warning:
+        message = f"D-ODE: {used.warning}"
         logging.warning(message)
         if hasattr(p, "comment"):
             p.comment(message)
@@ -159,11 +145,11 @@ def note(p: Any, choice: Choice, options: Options) -> None:
     if params is None:
         return
     name = (lambda key: hires(key)) if getattr(p, "is_hr_pass", False) else (lambda key: key)
-    known = f"{choice.file} {table_id(table)}".strip() if table else "none"
+    known = f"{used.file} {table_id(table)}".strip() if table else "none"
     params[name(TABLE)] = known
     label = get_solver(resolution.solver).label
     params[name(SOLVER)] = label if table else label.removeprefix("D-")
-    params[name(MATCH)] = resolution.kind + (BETWEEN if is_between(resolution) else "")
+    params[name(MATCH)] = resolution.kind + (BETWEEN if resolution.between_cfgs else "")
     if options.table != AUTOMATIC:
         params[CHOICE] = NONE if options.table == NONE else wanted_id(options.table)
     if options.scale != 1:

@@ -137,13 +137,13 @@ class Compare(io.ComfyNode):
         guider()  # says what is missing before anything runs
         sigmas = schedule(model, scheduler, steps, denoise)
         carried = table or riding_tables(model.model_options)
-        resolution, note = choose(model, sigmas, cfg, carried)
+        choice = choose(model, sigmas, cfg, carried)
         other = peer_job(model, peer, scheduler, steps, denoise)
-        work = jobs(sigmas, resolution, Teacher(substeps=teacher_steps), other)
+        work = jobs(sigmas, choice.resolution, Teacher(substeps=teacher_steps), other)
         live = Live(model)
         entries = compare(guider, work, Plan(latent_image, seed), live)
 
-        text = "\n".join([report(entries), resolution.message + note])
+        text = "\n".join([report(entries), choice.resolution.message + choice.note])
         logging.info("D-ODE: %s", text.replace("\n", "; "))
         show_text(text, cls.hidden.unique_id)
         picture = columns({each.caption(): decode(vae, each) for each in entries})

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
+from ..dode_core.methods import default_method
 from ..dode_core.solve.solvers import get_solver
 from .host import calibrate, models, store
 from .host.common import CATEGORY, Table, show_text
@@ -55,7 +56,7 @@ class Distill(io.ComfyNode):
         negative: Any = None,
         guider: Any = None,
         sigmas: Tensor | None = None,
-        method: str = calibrate.default_method(),
+        method: str = default_method(),
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         samples: int = 16,
         seed: int = 0,
@@ -70,7 +71,7 @@ class Distill(io.ComfyNode):
         substeps = Teacher(teacher, teacher_steps)
         guider = chosen_guider(guider, model, positive, negative, cfg)
         patcher, cfg_used = guider.model_patcher, models.guidance(guider)
-        settings = calibrate.Settings(
+        settings = calibrate.DistillSettings(
             solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
         )
         if sigmas is None:

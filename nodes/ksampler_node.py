@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..dode_core.fit.teacher import Teacher
+from ..dode_core.methods import default_method
 from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
 from .host.common import (
@@ -117,7 +118,7 @@ class KSampler(io.ComfyNode):
         live, said = Live(model), []
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
-            resolution, _ = choose(model, sigmas, cfg, carried)
+            resolution = choose(model, sigmas, cfg, carried).resolution
             if resolution.kind not in ("exact", "slice"):
                 whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
                 content = calibrate.prepare_latent(model, latent_image)
@@ -138,7 +139,7 @@ class KSampler(io.ComfyNode):
         show_text("no table yet, distilling one ...", cls.hidden.unique_id)
         patcher = guider.model_patcher
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
-        settings = calibrate.Settings(
+        settings = calibrate.DistillSettings(
             SOLVER,
             Teacher(),
             SAMPLES,
@@ -146,7 +147,7 @@ class KSampler(io.ComfyNode):
             0,
             BATCH,
             guider.cfg,
-            calibrate.default_method(full),
+            default_method(full),
         )
         content = calibrate.emptied(content)
         work = Work(guider, content, sigmas, settings, identity, store.target(identity))

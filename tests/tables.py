@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import karras, randn
 
 import dode_core as dode
-from dode_core.solve.solvers import LookAhead
+from dode_core.solve.stages import LookAhead
 
 
 def made_up(

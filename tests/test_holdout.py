@@ -12,7 +12,7 @@ from problems import Mixture, Recorded, grid_for, karras, mixture, randn, rms, s
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.fit.stagewise import Calibration
+from dode_core.fit.stagewise import StagewiseFit
 from dode_core.fit.teacher import Teacher
 
 SHAPE = (2, 3, 3)
@@ -148,13 +148,13 @@ def test_elimination(solver: str, seed: int, monkeypatch: pytest.MonkeyPatch) ->
     Done again with whole runs of the sampler over the held-out samples.
     """
     fitted: list[Tensor] = []
-    eliminate = Calibration._eliminate
+    eliminate = StagewiseFit._eliminate
 
-    def spy(self: Calibration, *args: Any) -> Any:
+    def spy(self: StagewiseFit, *args: Any) -> Any:
         fitted.append(torch.tensor(self.lambdas, dtype=torch.float64))
         return eliminate(self, *args)
 
-    monkeypatch.setattr(Calibration, "_eliminate", spy)
+    monkeypatch.setattr(StagewiseFit, "_eliminate", spy)
     sigmas, model = karras(6), mixture(shape=SHAPE, seed=seed)
     x, teacher = start("ve", sigmas, 8, *SHAPE, seed=seed), Teacher("dpmpp_2m", 2)
     table = dode.distill(model, x, sigmas, solver, teacher=teacher)

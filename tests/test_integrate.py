@@ -10,7 +10,8 @@ from problems import Recorded, grid_for, mixture, noise_guess, randn, start
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.solve.integrate import State, integrate, plain
+from dode_core.solve.integrate import State, integrate
+from dode_core.solve.stages import plain
 
 SHAPE = (2, 3, 3)
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)

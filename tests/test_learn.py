@@ -13,8 +13,7 @@ from torch import Tensor
 
 import dode_core as dode
 from dode_core.demo.model import load_demo
-from dode_core.distillation import Session
-from dode_core.fit.products import Batch
+from dode_core.fit.batches import Batch, Samples
 from dode_core.fit.trajectory import (
     DENSE_STEPS,
     choose_nodes,
@@ -35,8 +34,10 @@ from dode_core.learn.starts import (
 )
 from dode_core.learn.student import PATH, Student, robust_weights
 from dode_core.match.resolve import resolve
+from dode_core.session import Session, dense_target
 from dode_core.solve.integrate import State
 from dode_core.solve.noise import from_line, to_line
+from dode_core.solve.scheme import Scheme
 
 SHAPE = (2, 3, 3)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
@@ -112,10 +113,8 @@ def student(
     trajectory = dense_teacher(
         model, state, dense_grid(high, low, parametrization, 40), parametrization
     )
-    batch = Batch(
-        state, lambda k, stage: trajectory.at(stage.sigma_next), trajectory.final, held_out
-    )
-    return Student(model, [batch], "ddim", parametrization, columns, gain, mean)
+    batch = Batch(state, dense_target(trajectory), trajectory.final, held_out, len(x))
+    return Student(model, [batch], Scheme.of("ddim", parametrization, columns, gain), mean)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "deis", "heun", "dpm_solver_2", "dpmpp_2m"])
@@ -123,7 +122,7 @@ def student(
 def test_a_run_from_the_middle_is_a_whole_run(solver: str, refit: bool) -> None:
     """Moving one sigma re-runs from there only, and changes nothing else."""
     runner = student(1, False)
-    runner.solver = dode.SOLVERS[solver]
+    runner.scheme = Scheme.of(solver, "ve")
     model = Recorded(runner.model)
     runner.model = model
     base = runner.run(karras(6))
@@ -197,7 +196,7 @@ def test_the_path_holds_the_final_residual_and_a_share_of_every_state() -> None:
     path, final = runner.path(run), runner.residuals(run)
     elements = final.shape[1]
     torch.testing.assert_close(path[:, :elements], final)
-    trajectory = runner.batches[0].goal
+    trajectory = runner.batches[0].target
     rest = []
     for k in range(3):
         state = run.checkpoints[k + 1][0].x - trajectory(k, run.stages[k])
@@ -295,7 +294,7 @@ def test_high_order_rows_are_those_of_order_three(parametrization: str) -> None:
         student(parametrization=parametrization),
         student(parametrization=parametrization),
     )
-    peer.solver = dode.SOLVERS["ipndm" if flow else "deis"]
+    peer.scheme = Scheme("ipndm" if flow else "deis", parametrization)
     rows = runner.high_order(sigmas)
     assert rows is not None and any(row[1] for row in rows)
     same, other = runner.run(sigmas, rows).finals[0].x, peer.run_plain(sigmas).finals[0].x
@@ -314,7 +313,7 @@ def test_high_order_rows_need_the_columns() -> None:
     assert student(columns=1).high_order(karras(14).tolist()) is None
     assert student(mean=(0.0,)).high_order(karras(14).tolist()) is None
     other = student()
-    other.solver = dode.SOLVERS["ipndm"]
+    other.scheme = Scheme("ipndm", "ve", other.scheme.directions)
     assert other.high_order(karras(14).tolist()) is None
 
 
@@ -479,7 +478,7 @@ def test_grids_of_one_session_share_their_ends() -> None:
 
 def test_the_teacher_runs_once() -> None:
     model = Recorded(mixture(shape=SHAPE))
-    session = Session(model, noise(), karras(5).tolist(), None, 0.25, None, None, 16)
+    session = Session(model, Samples(noise(), batch_size=16), karras(5).tolist())
     first, second = session.dense(), session.dense()
     assert len(model.calls) == DENSE_STEPS * len(session.parts)
     assert first[0].final is second[0].final

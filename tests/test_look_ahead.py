@@ -12,13 +12,14 @@ from tables import document, made_up, same
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.distillation import Session
+from dode_core.fit.batches import Samples
 from dode_core.learn.learn import Learner
 from dode_core.learn.student import Run, Student
 from dode_core.match.between_cfgs import between
 from dode_core.match.resolve import resolve
 from dode_core.match.scale import scaled
-from dode_core.solve.solvers import LookAhead
+from dode_core.session import Session
+from dode_core.solve.stages import LookAhead
 from dode_core.tables.table import dump_tables, parse_tables
 
 SHAPE = (3, 4, 4)
@@ -233,15 +234,15 @@ def test_starts_that_look_ahead_are_learned_from_first(monkeypatch: pytest.Monke
 def test_flow_models_and_vectors_have_no_mean_to_guess() -> None:
     model = mixture("flow", SHAPE)
     x = start("flow", torch.tensor([1.0, 0.5, 0.0]), 8, *SHAPE)
-    assert Session(model, x, [1.0, 0.5, 0.0], None, 0.25, None, "flow", 4).mean is None
+    assert Session(model, Samples(x, batch_size=4), [1.0, 0.5, 0.0], "flow").mean is None
     x = randn(8, 5) * 15
-    assert Session(gaussian(shape=(5,)), x, [15.0, 1.0], None, 0.25, None, "ve", 4).mean == ()
+    assert Session(gaussian(shape=(5,)), Samples(x, batch_size=4), [15.0, 1.0], "ve").mean == ()
 
 
 def test_the_mean_does_not_depend_on_micro_batches() -> None:
     model, x = far_means()
     grid = karras(4, high=80.0).tolist()
-    means = [Session(model, x, grid, None, 0.25, None, "ve", size).mean for size in (1, 4, 12)]
+    means = [Session(model, Samples(x, batch_size=size), grid, "ve").mean for size in (1, 4, 12)]
     assert means[0] == pytest.approx(means[1]) and means[0] == pytest.approx(means[2])
 
 
@@ -251,7 +252,7 @@ def test_errors_are_of_what_is_saved() -> None:
     own = dode.distill(model, x, karras(4, high=80.0), columns=2, gain=True, learn_sigmas=True)
     (own,) = parse_tables(dump_tables([own]))
     assert own.look_ahead is not None and own.errors is not None
-    session = Session(model, x, karras(4, high=80.0).tolist(), None, 0.25, None, None, 12)
+    session = Session(model, Samples(x, batch_size=12), karras(4, high=80.0).tolist())
     goal = session.trajectories[-1].final
     found = dode.sample(model, x[9:], own.sigmas, disable=True, table=own)
     assert rms(found - goal) == pytest.approx(own.errors.distilled_holdout, rel=1e-9)

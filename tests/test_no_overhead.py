@@ -13,7 +13,7 @@ from tables import made_up
 from torch import Tensor
 
 import dode_core as dode
-from dode_core.solve.solvers import LookAhead
+from dode_core.solve.stages import LookAhead
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 LOOK = LookAhead(10.0, (0.1, 0.2, 0.3, 0.4))

@@ -14,7 +14,8 @@ from problems import gaussian, randn
 from safetensors.numpy import load, save
 
 import dode_core as dode
-from dode_core.response.profile_file import dump_profile, parse_profile
+from dode_core.response.profile import parse_profile
+from dode_core.response.profile_file import dump_profile
 
 
 @cache
@@ -112,7 +113,7 @@ def test_other_tensors_and_headers() -> None:
     tensors, about = parts()
     with pytest.raises(dode.TableError, match="tensors"):
         parse_profile(save(tensors | {"more": np.zeros(1)}, about))
-    with pytest.raises(dode.TableError, match="texts"):
+    with pytest.raises(dode.TableError, match="only text"):
         parse_profile(save(tensors, {"profile": about["profile"], "x": ""}))
     with pytest.raises(dode.TableError, match="header"):
         parse_profile((2**40).to_bytes(8, "little") + raw()[8:])

@@ -12,7 +12,8 @@ from problems import flow_grid, grid_for, karras, mixture, randn
 from tables import made_up
 
 import dode_core as dode
-from dode_core.match.resolve import natural, resolve
+from dode_core.match.lambdas import natural
+from dode_core.match.resolve import resolve
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -13,7 +13,7 @@ import dode_core as dode
 from dode_core.match.resolve import brings_sigmas, resolve
 from dode_core.match.scale import scaled
 from dode_core.sampler import run, run_resolved
-from dode_core.solve.integrate import plain
+from dode_core.solve.stages import plain
 
 
 def own_sigmas(table: dode.LambdaTable) -> list[float]:

@@ -11,7 +11,8 @@ from tables import made_up
 
 import dode_core as dode
 from dode_core.fit.teacher import Teacher
-from dode_core.match.resolve import natural, resolve
+from dode_core.match.lambdas import natural
+from dode_core.match.resolve import resolve
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])

@@ -124,13 +124,13 @@ def test_one_sigma_makes_no_stage(solver: str) -> None:
         {"output": "denoised"},
         {"b": (math.nan,)},
         {"c": ((math.nan, 1.0),)},
-        {"c": ((-10.0, 10.0), (1.0,)), "gain": False},
+        {"c": ((-10.0, 10.0), (1.0,)), "free": ()},
     ],
     ids=str,
 )
 def test_stages_check_themselves(change: dict[str, object]) -> None:
     stage = dode.Stage(0, 15.0, 15.0, 5.0, "eps", 0.0, 1.0, (-10.0,), ((-10.0, 10.0),))
-    assert replace(stage, c=((-10.0, 10.0), (-10.0,)), gain=True)
+    assert replace(stage, c=((-10.0, 10.0), (-10.0,)), free=(1,))
     with pytest.raises(dode.DodeError, match="inconsistent"):
         replace(stage, **change)  # type: ignore[arg-type]
 

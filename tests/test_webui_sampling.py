@@ -253,7 +253,7 @@ def test_loras_in_the_prompt(webui: Host) -> None:
     assert one != host.lora_mark("<lora:ink:0.6><lora:b:1:0.2>")
     keep(webui, made_up("ddim", grid(webui), model_fingerprint=f"{mark(webui)} patches:{one}"))
     p = webui.txt2img(6, sampler(webui))
-    assert "made with other LoRAs" in p.comments[0]
+    assert "made with LoRAs" in p.comments[0]
 
 
 def test_interrupt_keeps_the_infotext(webui: Host) -> None:

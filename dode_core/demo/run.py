@@ -67,7 +67,7 @@ def grid(schedule: str, steps: int) -> Tensor:
 
 def steps_for(solver: str, nfe: int) -> int:
     """Steps that cost ``nfe`` evaluations."""
-    return (nfe + 1) // 2 if get_solver(solver).evaluations(2) == 3 else nfe
+    return get_solver(solver).steps_for(nfe)
 
 
 def run_demo(settings: Settings) -> None:

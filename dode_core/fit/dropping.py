@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -12,28 +13,29 @@ from torch import Tensor
 
 from ..errors import CalibrationError, NotFiniteError
 from . import distributed
-from .guarded import has_rows, log
+from .guarded import has_rows
 
-Distil = TypeVar("Distil", bound=Callable[..., Any])
+log = logging.getLogger("dode")
+Distill = TypeVar("Distill", bound=Callable[..., Any])
 
 
-def dropping_samples(distil: Distil) -> Distil:
-    """``distil(model, x, ...)``, begun again without samples whose output is not finite.
+def dropping_samples(distill: Distill) -> Distill:
+    """``distill(model, x, ...)``, begun again without samples whose output is not finite.
 
     They are counted in the tables' ``dropped`` and named in the log; what they cost is counted as
     well. Raises :class:`CalibrationError`, which names the sigma, when too few are left.
     """
 
-    @functools.wraps(distil)
+    @functools.wraps(distill)
     def run(model: Any, x: Tensor, *args: Any, **options: Any) -> Any:
-        samples = len(x) if x.ndim else 0  # which distil itself refuses
+        samples = len(x) if x.ndim else 0  # which distill itself refuses
         left, spent = list(range(samples)), 0
         while True:
             try:
                 if len(left) == samples:
-                    return distil(model, x, *args, **options)
+                    return distill(model, x, *args, **options)
                 part = _kept(options, torch.tensor(left), samples)
-                found = distil(model, x[torch.tensor(left, device=x.device)], *args, **part)
+                found = distill(model, x[torch.tensor(left, device=x.device)], *args, **part)
                 return _with_dropped(found, samples - len(left), spent)
             except NotFiniteError as found_here:
                 error = distributed.agreed(found_here)
@@ -42,7 +44,7 @@ def dropping_samples(distil: Distil) -> Distil:
                 spent += error.evaluations
                 _report(error, bad, len(left), samples)
 
-    return cast(Distil, run)
+    return cast(Distill, run)
 
 
 def _report(error: NotFiniteError, bad: list[int], left: int, samples: int) -> None:

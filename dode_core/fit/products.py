@@ -5,35 +5,17 @@ lambda = argmin sum over samples || residual - sum_i lambda_i q_i ||^2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
 from ..solve.integrate import State, direction, update
-from ..solve.solvers import Stage
+from ..solve.stages import Stage
 from . import distributed
-
-Goal = Callable[[int, Stage], Tensor]
-
-
-@dataclass
-class Batch:
-    """A micro-batch: its first state, the teacher's state for every stage and at the end.
-
-    ``goal(k, stage)`` is the state that stage k should reach, shape (b, ...).
-    """
-
-    state: State
-    goal: Goal
-    final: Tensor
-    held_out: bool
-    samples: int = field(init=False)  # of all processes
-
-    def __post_init__(self) -> None:
-        self.samples = int(distributed.total(torch.tensor(float(len(self.final)))))
+from .batches import Batch
 
 
 @dataclass
@@ -90,7 +72,7 @@ def stage_products(
         return None
     parts = []
     for state, batch in zip(states, batches, strict=True):
-        residual = flat(batch.goal(k, stage) - update(state, stage))
+        residual = flat(batch.target(k, stage) - update(state, stage))
         q = torch.stack([flat(direction(state, row)) for _, row in rows], 1)
         size = flat(state.denoised).square().sum(1, keepdim=True)
         if stage.output == "eps":  # (x - denoised) / sigma rounds as x / sigma does

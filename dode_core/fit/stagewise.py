@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from ..solve.integrate import Choose, Denoiser, State, complete, no_lambdas, plain, update
-from ..solve.solvers import Stage
-from ..tables.table import MAX_LAMBDA as TABLE_LIMIT
-from ..tables.table import Errors
+from ..solve.integrate import Choose, Denoiser, State, Watch, complete, no_lambdas, nothing, update
+from ..solve.stages import Stage, plain
+from ..tables.fields import MAX_LAMBDA, Errors
 from . import distributed
-from .products import Batch, Products, flat, stage_products
+from .batches import Batch
+from .products import Products, flat, stage_products
 
-MAX_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
+SANE_LAMBDA = 100.0  # of a validated fit; anything larger is noise over noise
 NEGLIGIBLE = 1e-7  # plain errors below this, relative to the noise, leave nothing to learn
 _RIDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)  # tried where several columns are fitted
 
 
-class Calibration:
+class StagewiseFit:
     """The student's run with lambdas fitted on the way, and what held-out samples say of it."""
 
     def __init__(
@@ -43,7 +43,12 @@ class Calibration:
         """(lambdas (stages, columns), errors of the final states)."""
         before = self._errors(self._run(plain(self.stages)))
         checkpoints: list[list[State]] = []  # held-out states before each stage's update
-        finals = self._run(self.stages, self._fit(checkpoints))
+
+        def keep(k: int, stage: Stage, states: Sequence[State]) -> None:
+            pairs = zip(states, self.batches, strict=True)
+            checkpoints.append([state.copy() for state, batch in pairs if batch.held_out])
+
+        finals = self._run(self.stages, self._fit, keep)
         after = self._errors(finals)
         if self.validate and not self._improves(before, after):
             after = self._eliminate(checkpoints, before, after)
@@ -55,23 +60,19 @@ class Calibration:
         """Whether held-out samples gain, and by more than rounding."""
         return after[1] < before[1] and before[1] > NEGLIGIBLE * start_size(self.batches)
 
-    def _fit(self, checkpoints: list[list[State]]) -> Callable[..., Sequence[float]]:
-        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
-            pairs = zip(states, self.batches, strict=True)
-            checkpoints.append([state.copy() for state, batch in pairs if batch.held_out])
-            products = stage_products(self.batches, k, stage, states, self.width)
-            if products is None:
-                row = torch.zeros(self.width, dtype=torch.float64)
-            elif self.validate:
-                row = self._validated(k, products)
-            else:
-                row = products.solve()
-                if not float(row.abs().max()) <= TABLE_LIMIT:  # its direction is noise
-                    row = torch.zeros_like(row)
-            self.lambdas.append(row.tolist())
-            return self.lambdas[-1]
-
-        return choose
+    def _fit(self, k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+        """The lambdas of stage k, fitted where its states are now."""
+        products = stage_products(self.batches, k, stage, states, self.width)
+        if products is None:
+            row = torch.zeros(self.width, dtype=torch.float64)
+        elif self.validate:
+            row = self._validated(k, products)
+        else:
+            row = products.solve()
+            if not float(row.abs().max()) <= MAX_LAMBDA:  # its direction is noise
+                row = torch.zeros_like(row)
+        self.lambdas.append(row.tolist())
+        return self.lambdas[-1]
 
     def _validated(self, k: int, products: Products) -> Tensor:
         """The candidate that brings held-out samples nearest to their targets; 0 is always one."""
@@ -79,7 +80,7 @@ class Calibration:
         if self.width > 1:
             active = range(1, self.width + 1)
             candidates = [products.solve(ridge, n) for n in active for ridge in _RIDGES]
-        sane = [row for row in candidates if float(row.abs().max()) <= MAX_LAMBDA]
+        sane = [row for row in candidates if float(row.abs().max()) <= SANE_LAMBDA]
         best = min(sane, key=products.change, default=None)
         if best is None or not products.change(best) < 0:
             self.zeroed.add(k)
@@ -120,25 +121,25 @@ class Calibration:
         """Run held-out states on, from after stage k's model call to the end."""
         for state in states:
             state.x = update(state, self.stages[k], self.lambdas[k])
-        return self._through(states, self.stages, self._own_lambdas, k + 1)
+        how: Any = {"parametrization": self.parametrization, "first": k + 1}
+        complete(self.model, states, self.stages, self._own_lambdas, **how)
+        return states
 
     def _own_lambdas(self, k: int, *_: Any) -> Sequence[float]:
         return self.lambdas[k]
 
-    def _run(self, stages: Sequence[Stage], choose: Choose = no_lambdas) -> list[State]:
-        return self._through([batch.state.copy() for batch in self.batches], stages, choose)
-
-    def _through(
-        self, states: list[State], stages: Sequence[Stage], choose: Choose, first: int = 0
+    def _run(
+        self, stages: Sequence[Stage], choose: Choose = no_lambdas, watch: Watch = nothing
     ) -> list[State]:
-        options: dict[str, Any] = {"parametrization": self.parametrization, "first": first}
-        complete(self.model, states, stages, choose, **options)
+        states = [batch.state.copy() for batch in self.batches]
+        how: Any = {"parametrization": self.parametrization, "watch": watch}
+        complete(self.model, states, stages, choose, **how)
         return states
 
     def _errors(
         self, finals: Sequence[State], batches: Sequence[Batch] | None = None
     ) -> tuple[float, float]:
-        """RMS distance of final states to the last goal: (fit samples, held-out samples)."""
+        """RMS distance of final states to the last target: (fit samples, held-out samples)."""
         squares: dict[bool, list[float]] = {False: [], True: []}
         for state, batch in zip(finals, self.batches if batches is None else batches, strict=True):
             distance = flat(state.x - batch.final).square().mean(1)
@@ -157,26 +158,3 @@ def start_size(batches: Sequence[Batch]) -> float:
     """RMS of the starting noise, over all elements."""
     squares = torch.cat([flat(batch.state.x).square().mean(1) for batch in batches])
     return math.sqrt(float(distributed.gather(squares.cpu()).mean()))
-
-
-def listed(state: State, goals: Sequence[Tensor], held_out: bool) -> Batch:
-    """A micro-batch whose goals are given stage by stage."""
-    own = [goal.to(state.x) for goal in goals]
-    return Batch(state, lambda k, stage: own[k], own[-1], held_out)
-
-
-def held_out_count(samples: int, holdout: float) -> int:
-    """How many samples a fraction holds out: at least one, never all; none for 0."""
-    return min(samples - 1, max(1, round(holdout * samples))) if holdout > 0 else 0
-
-
-def split(samples: int, held_out: int, batch_size: int) -> list[slice]:
-    """Micro-batches of about equal size, at most ``batch_size``; none mixes fit and held-out
-    samples, which come last.
-    """
-    parts = []
-    for low, high in ((0, samples - held_out), (samples - held_out, samples)):
-        count = math.ceil((high - low) / batch_size)
-        ends = [low + (high - low) * i // count for i in range(count + 1)] if count else []
-        parts += [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-    return parts

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from ..solve.integrate import Denoiser, State, integrate, plain
-from ..solve.solvers import Stage, get_solver
+from ..solve.integrate import Denoiser, State, integrate
+from ..solve.solvers import get_solver
+from ..solve.stages import Stage, plain
 
 # Spacing inside one student interval: equal steps in sigma^(1/rho); the interval that ends at 0 has
 # its own, or many sub-steps would go to sigmas that change nothing.
@@ -35,6 +36,11 @@ class Teacher:
             raise CalibrationError(
                 f"Teacher sub-steps is {self.substeps}; use 1 to {MAX_SUBSTEPS}."
             )
+
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        return f"{self.solver} x{self.substeps}"
 
     def refine(self, sigmas: Sequence[float], parametrization: str = "ve") -> list[float]:
         """The student's grid with ``substeps`` steps in every interval; its nodes are kept."""

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
-from ..solve.integrate import Denoiser, State, complete, plain
-from ..solve.solvers import Stage, get_solver
+from ..solve.integrate import Denoiser, State, complete
+from ..solve.solvers import get_solver
+from ..solve.stages import Stage, plain
 from . import distributed
 
 DENSE_SOLVER = "ipndm"
-DENSE_STEPS = (
-    40  # 30 do at cfg 1; at cfg 7 they end at other images (docs/benchmarks.md, the teacher)
-)
+DENSE_STEPS = 40  # 30 do at cfg 1; at cfg 7 they end at other images (docs/benchmarks.md)
+DENSE_NAME = f"{DENSE_SOLVER} {DENSE_STEPS} dense"  # as tables say it
 DENSE_LOW = {"ve": 2e-3, "flow": 3e-3}  # of the first sigma: how far down it goes at least
 DENSE_RHO = 7.0
 
@@ -88,6 +88,16 @@ def dense_grid(high: float, low: float, parametrization: str, steps: int) -> lis
     return [high, *inner, low, 0.0]
 
 
+def reaching_grid(grid: Sequence[float], parametrization: str) -> list[float]:
+    """The dense teacher's grid for students on ``grid`` and on sigmas learned from it."""
+    low = grid[-1]
+    if low == 0:  # room for learned sigmas below the given grid's last
+        own = min(sigma for sigma in grid if sigma)
+        low = min(own, DENSE_LOW[parametrization] * grid[0])
+    fine = dense_grid(grid[0], low, parametrization, DENSE_STEPS)
+    return fine if grid[-1] == 0 else fine[:-1]
+
+
 def dense_teacher(
     model: Denoiser,
     start: State,
@@ -100,13 +110,12 @@ def dense_teacher(
     state = start.copy()
     states, slopes = [], []
 
-    def keep(k: int, stage: Stage, running: Sequence[State]) -> tuple[float, ...]:
+    def keep(k: int, stage: Stage, running: Sequence[State]) -> None:
         if stage.starts_step:
             states.append(running[0].x)
             slopes.append(torch.sub(running[0].x, running[0].denoised))
-        return ()
 
-    complete(model, [state], stages, keep, parametrization=parametrization)
+    complete(model, [state], stages, watch=keep, parametrization=parametrization)
     return Trajectory(list(grid[: len(states)]), states, slopes, state.x, grid[-1])
 
 

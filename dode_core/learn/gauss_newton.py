@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..fit import distributed
 from ..solve.noise import from_line, to_line
-from ..tables.table import MAX_LAMBDA
+from ..tables.fields import MAX_LAMBDA
 from .student import Row, Run, Student, robust_weights
 
 PERTURBATION = 0.15  # of the gap to the nearer neighbour, in log sigma (logit for flow)

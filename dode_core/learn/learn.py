@@ -16,11 +16,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ..errors import Enough
+from ..fit.batches import Batch
 from ..fit.guarded import CountingModel
-from ..fit.products import Batch
 from ..fit.stagewise import NEGLIGIBLE, start_size
 from ..fit.trajectory import Trajectory
-from ..tables.table import MAX_LAMBDA, Errors
+from ..solve.scheme import Scheme
+from ..tables.fields import MAX_LAMBDA, Errors
 from .gauss_newton import improve, jacobian_cost
 from .starts import LONG, Start, rank_starts
 from .student import Run, Student
@@ -50,23 +51,37 @@ class Learned:
     given: bool
 
 
-@dataclass
-class Learner:
-    """The samples of one session and what they may still cost."""
+@dataclass(frozen=True)
+class Material:
+    """What is learned from: a session's samples with their targets, and the teacher's run of each.
+
+    ``mean`` is what runs that look ahead guess; None where none should.
+    """
 
     model: CountingModel
     batches: Sequence[Batch]
     trajectories: Sequence[Trajectory]
-    solver: str
-    parametrization: str
-    columns: int
-    gain: bool
-    low: float
+    mean: Row | None = None
+
+    @property
+    def low(self) -> float:
+        """The teacher's lowest sigma: no node goes below."""
+        return self.trajectories[0].sigmas[-1]
+
+
+@dataclass
+class Learner:
+    """One table in the making, and what it may still cost."""
+
+    material: Material
+    scheme: Scheme
     allowed: float  # evaluations in all
-    mean: Row | None = None  # what looking ahead guesses; None where nobody looks
+    model: CountingModel = field(init=False)
+    batches: Sequence[Batch] = field(init=False)
     spent_before: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.model, self.batches = self.material.model, self.material.batches
         self.spent_before = self.model.evaluations
 
     @property
@@ -74,8 +89,7 @@ class Learner:
         return self.allowed - (self.model.evaluations - self.spent_before)
 
     def student(self, batches: Sequence[Batch], ahead: bool = False) -> Student:
-        how = self.solver, self.parametrization, self.columns, self.gain
-        return Student(self.model, batches, *how, self.mean if ahead else None)
+        return Student(self.model, batches, self.scheme, self.material.mean if ahead else None)
 
     def rounds(self, sigmas: Sequence[float], extra: Sequence[Start]) -> list[Run]:
         """Starts and the best run of every round, on all samples, as far as the budget goes.
@@ -94,12 +108,13 @@ class Learner:
         fit = [batch for batch in self.batches if not batch.held_out]
         stages = len(found[0].stages)
         few = fit[: _groups(fit)[0]]
-        scouts, looking = self.student(few), self.mean is not None
+        scouts, looking = self.student(few), self.material.mean is not None
         share = STARTS_SHARE if stages <= LONGEST else LONG_SHARE
         trials = share * self.left / (stages * scouts.samples)
-        known = [t for t, b in zip(self.trajectories, self.batches, strict=True) if not b.held_out]
+        pairs = zip(self.material.trajectories, self.batches, strict=True)
+        known = [trajectory for trajectory, batch in pairs if not batch.held_out]
         ahead = self.student(few, True) if looking else None
-        starts = rank_starts(scouts, ahead, known, sigmas, extra, self.low, trials)
+        starts = rank_starts(scouts, ahead, known, sigmas, extra, self.material.low, trials)
         begun = []
         for start in starts[:STARTS_KEPT]:
             everyone = self.student(self.batches, start.ahead)
@@ -141,7 +156,7 @@ class Learner:
         learners = self.student(fit[:count], everyone.mean is not None)
         room = left / learners.samples - jacobian_cost(run, columns)
         base = run.part(count)  # fit samples come first
-        best = improve(learners, base, self.low, int(room / n) - 1, columns)
+        best = improve(learners, base, self.material.low, int(room / n) - 1, columns)
         return None if best is None else everyone.run(best.nodes, best.lambdas)
 
 
@@ -156,46 +171,27 @@ def _groups(batches: Sequence[Batch]) -> list[int]:
 
 
 def learn(
-    model: CountingModel,
-    batches: Sequence[Batch],
-    trajectories: Sequence[Trajectory],
+    material: Material,
     sigmas: Sequence[float],
-    solver: str,
-    parametrization: str,
-    columns: int,
-    gain: bool,
-    low: float,
+    scheme: Scheme,
     budget: float,
     extra: Sequence[Start] = (),
-    mean: Row | None = None,
 ) -> Learned:
-    """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations.
-
-    ``low`` is the teacher's lowest sigma; no node goes below. ``extra`` are more starts.
-    ``mean`` is what runs that look ahead guess; without it none does. Compared with the plain
-    solver on the given grid.
+    """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations
+    per sample. ``extra`` are more starts. Compared with the plain solver on the given grid.
     """
-    everyone = Student(model, batches, solver, parametrization, columns, gain)
+    everyone = Student(material.model, material.batches, scheme)
     before = everyone.run_plain(sigmas)
-    learner = Learner(
-        model,
-        batches,
-        trajectories,
-        solver,
-        parametrization,
-        columns,
-        gain,
-        low,
-        (budget - len(before.stages)) * everyone.samples,
-        mean,
-    )
+    learner = Learner(material, scheme, (budget - len(before.stages)) * everyone.samples)
     runs = learner.rounds(sigmas, extra)
     held_out = everyone.validates
     sane = [run for run in runs if all(abs(v) <= MAX_LAMBDA for row in run.lambdas for v in row)]
     kept = _choice(everyone, sane or runs[:1])
     pairs = [(everyone.error(before, held), everyone.error(kept, held)) for held in (False, True)]
     judge = pairs[held_out]
-    helps = bool(sane) and judge[1] < judge[0] and judge[0] > NEGLIGIBLE * start_size(batches)
+    helps = (
+        bool(sane) and judge[1] < judge[0] and judge[0] > NEGLIGIBLE * start_size(material.batches)
+    )
     errors = Errors(*pairs[0], *pairs[1]) if held_out else Errors(*pairs[0])
     given = kept.look_ahead is None and kept.sigmas == runs[0].sigmas
     return Learned(kept, errors, helps, given)

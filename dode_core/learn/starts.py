@@ -136,6 +136,16 @@ def pattern_search(
     return best if at(best) < math.inf else None
 
 
+def shaped(
+    point: Point, steps: int, high: float, low: float, kind: str, ahead: bool
+) -> Start | None:
+    """The log-normal start of a (centre, spread); None where it has none."""
+    grid = log_normal(steps, high, low, *point, kind) if point[1] > 0.1 else None
+    if grid is None:
+        return None
+    return Start.looking(grid, kind) if ahead else Start(tuple(grid))
+
+
 def rank_starts(
     plain: Student,
     ahead: Student | None,
@@ -174,10 +184,7 @@ def rank_starts(
             kept.append(min(family, key=error))
 
     def shape(point: Point) -> Start | None:
-        grid = log_normal(steps, sigmas[0], low, *point, kind) if point[1] > 0.1 else None
-        if grid is None:
-            return None
-        return Start(tuple(grid)) if ahead is None else Start.looking(grid, kind)
+        return shaped(point, steps, sigmas[0], low, plain.parametrization, ahead is not None)
 
     def value(point: Point) -> float:
         start = shape(point)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..fit import distributed
-from ..fit.products import Batch, flat, stage_products
-from ..solve.integrate import Denoiser, State, complete, plain, update
-from ..solve.solvers import ADAMS_BASHFORTH, LookAhead, Stage, get_solver
+from ..fit.batches import Batch
+from ..fit.products import flat, stage_products
+from ..solve.integrate import Denoiser, State, complete, update
+from ..solve.scheme import Scheme
+from ..solve.solvers import ADAMS_BASHFORTH, get_solver
+from ..solve.stages import LookAhead, Stage
 
 Row = list[float]
 PATH = 0.2  # weight of the states on the way against the final one, in learning
@@ -58,25 +62,18 @@ class Student:
         self,
         model: Denoiser,
         batches: Sequence[Batch],
-        solver: str,
-        parametrization: str,
-        columns: int,
-        gain: bool,
+        scheme: Scheme,
         mean: tuple[float, ...] | None = None,
     ) -> None:
-        self.model, self.batches, self.mean = model, batches, mean
-        self.solver, self.parametrization = get_solver(solver), parametrization
-        self.columns, self.gain = columns, gain
-        self.width = columns + gain
+        self.model, self.batches, self.scheme, self.mean = model, batches, scheme, mean
+        self.parametrization, self.width = scheme.parametrization, scheme.width
         self.samples = sum(batch.samples for batch in batches)
 
     def stages(self, nodes: Sequence[float]) -> list[Stage]:
         grid, ahead = nodes, None
         if self.mean is not None:
             grid, ahead = [nodes[0], *nodes[2:]], LookAhead(nodes[1], self.mean)
-        return self.solver.stages(
-            grid, self.parametrization, columns=self.columns, gain=self.gain, look_ahead=ahead
-        )
+        return self.scheme.stages(grid, ahead)
 
     def run(
         self,
@@ -97,8 +94,10 @@ class Student:
         found: list[Row] = [] if base is None else [list(row) for row in base.lambdas[:first]]
         checkpoints = [] if base is None else base.checkpoints[:first]
 
-        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
+        def keep(k: int, stage: Stage, states: Sequence[State]) -> None:
             checkpoints.append([state.copy() for state in states])
+
+        def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
             if lambdas is not None:
                 found.append(list(lambdas[k]))
             else:
@@ -112,13 +111,13 @@ class Student:
             start = 0
         else:
             states = [state.copy() for state in base.checkpoints[first]]
+            keep(first, stages[first], states)
             row = choose(first, stages[first], states)
             for state in states:
                 state.x = update(state, stages[first], row)
             start = first + 1
-        complete(
-            self.model, states, stages, choose, parametrization=self.parametrization, first=start
-        )
+        how: Any = {"watch": keep, "parametrization": self.parametrization, "first": start}
+        complete(self.model, states, stages, choose, **how)
         return Run(list(nodes), stages, found, checkpoints, states)
 
     def high_order(self, nodes: Sequence[float]) -> list[Row] | None:
@@ -127,7 +126,9 @@ class Student:
 
         None where the columns do not reach them, and for students that look ahead.
         """
-        if self.mean is not None or self.solver.name != "ddim" or self.columns < 2:
+        base, newest = self.scheme.base, ("difference_1", "difference_2")
+        expressible = base.first_order and base.output == "eps"
+        if self.mean is not None or not expressible or self.scheme.directions[:2] != newest:
             return None
         rows = []
         others = get_solver("deis").stages(nodes, self.parametrization)
@@ -146,7 +147,7 @@ class Student:
 
     def run_plain(self, sigmas: Sequence[float]) -> Run:
         """The plain solver's run."""
-        stages = plain(self.solver.stages(sigmas, self.parametrization))
+        stages = self.scheme.plain(sigmas)
         states = [batch.state.copy() for batch in self.batches]
         complete(self.model, states, stages, parametrization=self.parametrization)
         return Run(list(sigmas), stages, [], [], states)
@@ -167,7 +168,7 @@ class Student:
         parts, stages = [self.residuals(run)], len(run.stages)
         for k, (stage, states) in enumerate(zip(run.stages, run.checkpoints[1:], strict=False)):
             rows = [
-                flat(state.x - batch.goal(k, stage))[:, k::stages].cpu()
+                flat(state.x - batch.target(k, stage))[:, k::stages].cpu()
                 for state, batch in zip(states, self.batches, strict=True)
                 if not batch.held_out
             ]

@@ -1,39 +1,86 @@
-"""Which of the stored tables is trusted most for a model."""
+"""Which of the stored tables is trusted most for a model, and what is to be said about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..tables.identity import Identity
 from ..tables.library import Stored
+from ..tables.likeness import Likeness, compare
 from ..tables.table import LambdaTable
-from .resolve import Resolution
+from .resolve import Resolution, resolve
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a run asks of tables: its grid and whatever else decides which may serve."""
+
+    grid: Sequence[float]
+    parametrization: str = "ve"
+    cfg: float | None = None
+    solver: str | None = None
+    channels: int | None = None
+
+    def pick(self, tables: Sequence[LambdaTable]) -> Resolution:
+        """The best of some tables; those of another solver than the one asked for are left out."""
+        usable = [each for each in tables if self.solver in (None, each.solver)]
+        return resolve(
+            usable,
+            self.grid,
+            solver=self.solver,
+            cfg=self.cfg,
+            parametrization=self.parametrization,
+            channels=self.channels,
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run uses, the file it is from, and what a user should know, most important first."""
+
+    resolution: Resolution
+    file: Path | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The file and the doubts, to be put behind the resolution's message."""
+        said = [f"from {self.file.name}"] if self.file and self.resolution.table else []
+        said += self.doubts
+        return f" ({', '.join(said)})" if said else ""
 
 
 def best(
     stored: Sequence[Stored],
     identity: Identity | None,
     pick: Callable[[Sequence[LambdaTable]], Resolution],
-) -> tuple[Resolution, str]:
-    """The best table made for exactly this model, else for it without its LoRAs, else any.
+) -> Choice:
+    """The best table made for exactly this model; else for it with little changed, else any.
 
-    Returns what ``pick`` makes of it, and a note on where it is from.
+    Tables for another prediction type or sigma range are left out; ``pick`` chooses among those
+    that are trusted alike.
     """
-
-    def trust(table: LambdaTable) -> int:
-        if identity is None or not identity.same_model(table.model_fingerprint):
-            return 2
-        return 0 if identity.same_patches(table.model_fingerprint) else 1
-
-    resolution = pick([each.table for each in stored])
-    for least in (0, 1):
-        trusted = [each.table for each in stored if trust(each.table) <= least]
+    own = identity.fingerprint if identity else ""
+    alike = [(compare(own, each.table.model_fingerprint), each) for each in stored]
+    allowed = [(likeness, each) for likeness, each in alike if likeness.kind != "refused"]
+    resolution = pick([each.table for _, each in allowed])
+    for most in sorted({likeness.distance for likeness, _ in allowed}):
+        trusted = [each.table for likeness, each in allowed if likeness.distance <= most]
         found = pick(trusted)
         if found.table is not None:
             resolution = found
             break
     if resolution.table is None:
-        return resolution, ""
-    file = next(each.file for each in stored if each.table is resolution.table)
-    notes = ("", ", made with other LoRAs", ", made for another checkpoint: distil it again")
-    return resolution, f" (from {file.name}{notes[trust(resolution.table)]})"
+        return Choice(resolution, doubts=_refusal(alike))
+    likeness, each = next(pair for pair in allowed if pair[1].table is resolution.table)
+    return Choice(resolution, each.file, likeness.doubts)
+
+
+def _refusal(alike: Sequence[tuple[Likeness, Stored]]) -> tuple[str, ...]:
+    """Why tables that are there were not even looked at."""
+    for likeness, each in alike:
+        if likeness.kind == "refused":
+            return (f"{each.file.name} is left out: {likeness.note}",)
+    return ()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solve.noise import from_line, same_sigmas, to_line
-from ..solve.solvers import LookAhead
+from ..solve.stages import LookAhead
 from ..tables.table import LambdaTable
 
 SAME_CFG = 0.005
@@ -77,7 +77,7 @@ def _relatives(tables: Sequence[LambdaTable], table: LambdaTable) -> list[Lambda
 
 def _kind(table: LambdaTable) -> tuple[object, ...]:
     shape = tuple(table.lambdas.shape)
-    what = table.solver, table.parametrization, table.gain, table.learned_sigmas
+    what = table.scheme, table.learned_sigmas
     channels = len(table.look_ahead.mean) if table.look_ahead else None
     return *what, channels, shape, table.model_fingerprint
 

@@ -14,16 +14,17 @@ import numpy as np
 
 from ..errors import DodeError
 from ..solve.noise import check_sigmas, same_sigmas
-from ..solve.solvers import Row, Stage, get_solver
+from ..solve.solvers import get_solver
+from ..solve.stages import Row, Stage
 from ..tables.table import LambdaTable
 from .between_cfgs import SAME_CFG, between
+from .lambdas import from_the_first, interpolated, natural, sliced
 
 UNCALIBRATED_SOLVER = "dpmpp_2m"  # what a run without any table falls back to
 # Interpolation reaches this far in step density. Measured on the demo model: from 8 steps, 6 and 10
 # come out ahead of every uncalibrated fallback, 12 does not; tables with several columns, a gain or
 # learned sigmas do not carry over to other grids at all.
 STEP_RATIO_LIMIT = 1.4
-_ROW_TOLERANCE = 1e-2  # relative; rows follow from sigmas that agree to SAME_SIGMA
 UNKNOWN_CFG_DISTANCE = 1.0  # a table that does not say its cfg ranks with one that is 1 off
 KINDS = ("exact", "slice", "interpolated", "uncalibrated")
 
@@ -39,6 +40,7 @@ class Resolution:
     lambdas: list[Row]
     table: LambdaTable | None
     message: str
+    between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
 
 
 def resolve(
@@ -61,13 +63,7 @@ def resolve(
     that none of the tables has, :class:`DodeError`.
     """
     grid = check_sigmas(sigmas)
-    if solver is not None:
-        get_solver(solver)
-        if tables and all(table.solver != solver for table in tables):
-            made = ", ".join(sorted({table.solver for table in tables}))
-            raise DodeError(
-                f"The table is for {made}, but {solver} was asked for; drop one of the two."
-            )
+    _check_solver(solver, tables)
     usable = [
         table
         for table in tables
@@ -87,17 +83,25 @@ def resolve(
     if kind == "exact" and brings_sigmas(used, grid):
         stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
     else:
-        stages = get_solver(used.solver).stages(
-            grid,
-            parametrization,
-            columns=used.columns,
-            gain=used.gain,
-            look_ahead=used.look_ahead if _from_the_first(used, grid) else None,
-        )
-        rows = _interpolated(used, stages) if kind == "interpolated" else _sliced(used, stages)
+        ahead = used.look_ahead if from_the_first(used, grid) else None
+        stages = used.scheme.stages(grid, ahead)
+        rows = interpolated(used, stages) if kind == "interpolated" else sliced(used, stages)
+    between_cfgs = used is not table
     message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
-    message += "" if used is table else ", between the tables of two cfgs or three"
-    return Resolution(kind, table.solver, parametrization, stages, rows, table, message)
+    message += ", between the tables of two cfgs or three" if between_cfgs else ""
+    how = table.solver, parametrization, stages, rows, table, message
+    return Resolution(kind, *how, between_cfgs)
+
+
+def _check_solver(solver: str | None, tables: Sequence[LambdaTable]) -> None:
+    if solver is None:
+        return
+    get_solver(solver)
+    if tables and all(table.solver != solver for table in tables):
+        made = ", ".join(sorted({table.solver for table in tables}))
+        raise DodeError(
+            f"The table is for {made}, but {solver} was asked for; drop one of the two."
+        )
 
 
 def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple[float, ...] | None:
@@ -112,7 +116,7 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
         return 0, distance, quality
     if _offset(own, grid) is not None:
         return 1, distance, -table.steps, quality
-    if table.columns > 1 or table.gain or table.learned_sigmas:
+    if not table.paper or table.learned_sigmas:
         return None
     steps = _density(table, grid)
     if steps is None or not 1 / STEP_RATIO_LIMIT <= steps <= STEP_RATIO_LIMIT:
@@ -152,102 +156,9 @@ def _density(table: LambdaTable, grid: Sequence[float]) -> float | None:
     return steps(ranges[1]) / steps(ranges[0])
 
 
-def natural(stage: Stage) -> Row:
-    """Lambdas where nothing is calibrated: Adams-Bashforth 2 on a first-order base, else 0."""
-    return (stage.adams_bashforth or 0.0,) + (0.0,) * (len(stage.c) - 1)
-
-
-def _reaches_guess(k: int, row: Row) -> bool:
-    """Whether a direction of stage k uses the output before the first."""
-    return len(row) > k + 1
-
-
-def _close(a: Row, b: Row) -> bool:
-    scale = max((abs(v) for v in (*a, *b)), default=0.0)
-    return len(a) == len(b) and all(
-        abs(p - q) <= _ROW_TOLERANCE * scale for p, q in zip(a, b, strict=True)
-    )
-
-
-def _sliced(table: LambdaTable, stages: Sequence[Stage]) -> list[Row]:
-    """The table's own lambdas where this run's stages are the table's.
-
-    A part that starts below the table's first sigma has less history at its start: stages whose
-    rows differ for it, or that would use the noise guess, take what is natural without a table.
-    """
-    rows = []
-    full = _from_the_first(table, [stages[0].sigma])
-    found = 0
-    for k, stage in enumerate(stages):
-        while found < len(table.stages) and not _same_stage(table.stages[found], stage):
-            found += 1
-        short = not full and any(_reaches_guess(k, row) for row in stage.c)
-        if found == len(table.stages):  # another grouping (DPM-Solver): start the search again
-            found = 0
-            rows.append(natural(stage))
-        elif short or not all(map(_close, (stage.b, *stage.c), _rows(table.stages[found]))):
-            rows.append(natural(stage))
-        else:
-            rows.append(tuple(table.lambdas[found].tolist()))
-    return rows
-
-
-def _from_the_first(table: LambdaTable, grid: Sequence[float]) -> bool:
-    """Whether a run starts where the table does: from pure noise."""
-    return same_sigmas(grid[:1], table.sigmas[:1].tolist())
-
-
 def _has_channels(table: LambdaTable, channels: int | None) -> bool:
     mean = table.look_ahead.mean if table.look_ahead else ()
     return not mean or channels is None or len(mean) == channels
-
-
-def _rows(stage: Stage) -> tuple[Row, ...]:
-    return (stage.b, *stage.c)
-
-
-def _same_stage(a: Stage, b: Stage) -> bool:
-    ends_a = (a.sigma_start, a.sigma, a.sigma_next)
-    ends_b = (b.sigma_start, b.sigma, b.sigma_next)
-    return same_sigmas(ends_a, ends_b) and a.role == b.role
-
-
-def _interpolated(table: LambdaTable, stages: Sequence[Stage]) -> list[Row]:
-    """Lambda relative to its Adams-Bashforth value, interpolated in log sigma, role by role.
-
-    The first stage keeps its lambda only where both runs start from the same noise level, the last
-    only where both end at 0 from about the same sigma; elsewhere they mean something else.
-    """
-    first, last = table.stages[0], table.stages[-1]
-    rows = []
-    for k, stage in enumerate(stages):
-        if k == 0:
-            same = abs(stage.sigma / first.sigma - 1) < 0.05 and len(stage.c) == len(first.c)
-            rows.append(tuple(table.lambdas[0].tolist()) if same else natural(stage))
-        elif stage.sigma_next == 0:
-            same = last.sigma_next == 0 and abs(math.log(stage.sigma / last.sigma)) < 0.25
-            rows.append(tuple(table.lambdas[-1].tolist()) if same else natural(stage))
-        else:
-            rows.append(_interpolate_row(table, stage))
-    return rows
-
-
-def _interpolate_row(table: LambdaTable, stage: Stage) -> Row:
-    known = [
-        (math.log(other.sigma), row if not other.adams_bashforth else row / other.adams_bashforth)
-        for other, row in zip(table.stages[1:], table.lambdas.numpy()[1:], strict=True)
-        if other.role == stage.role
-        and other.sigma_next > 0
-        and (other.adams_bashforth is None or other.adams_bashforth != 0)
-    ]
-    if not known or any(not row for row in stage.c):
-        return natural(stage)
-    known.sort(key=lambda pair: pair[0])
-    at = [log for log, _ in known]
-    unit = 1.0 if stage.adams_bashforth is None else stage.adams_bashforth
-    columns = np.array([row for _, row in known]).T
-    log = math.log(stage.sigma)
-    return tuple(unit * float(np.interp(log, at, column)) for column in columns)
 
 
 def _uncalibrated(

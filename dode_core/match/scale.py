@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..solve.noise import check_sigmas
-from ..solve.solvers import LookAhead, get_solver
+from ..solve.stages import LookAhead
 from .resolve import Resolution
 
 MAX_SCALE = 2.0
@@ -38,13 +38,7 @@ def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Res
             moved = math.log(grid[i]) + scale * (math.log(own[i]) - math.log(grid[i]))
             least = grid[-1] * (1 + 1e-6 * (len(own) - i))  # 0 for most grids
             grid[i] = max(min(math.exp(moved), grid[i - 1] * (1 - 1e-6)), least)
-        stages = get_solver(table.solver).stages(
-            grid,
-            resolution.parametrization,
-            columns=table.columns,
-            gain=table.gain,
-            look_ahead=_looked(ahead, grid, scale),
-        )
+        stages = table.scheme.stages(grid, _looked(ahead, grid, scale))
     rows = [tuple(scale * value for value in row) for row in resolution.lambdas]
     return replace(resolution, stages=stages, lambdas=rows)
 

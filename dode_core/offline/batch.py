@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..distillation import distill_many
 from ..fit import distributed
-from ..fit.guarded import Progress, free_memory
-from ..fit.stagewise import held_out_count
-from ..match.resolve import brings_sigmas
-from ..solve.noise import same_sigmas
+from ..fit.guarded import Progress
+from ..fit.memory import free_memory
+from ..many_tables import distill_many
+from ..reuse import Recipe, find_same, stamped
+from ..solve.scheme import Scheme
+from ..tables.library import Stored
 from ..tables.table import LambdaTable, load_tables, save_tables
 from .loading import Loaded
 
@@ -62,24 +63,13 @@ def distil_checkpoint(
             learn_sigmas=plan.learn_sigmas,
             budget=plan.budget,
         )
-        tables = [named(table, loaded, plan) for table in tables]
+        tables = [stamped(table, loaded.identity, plan.cfg, plan.seed) for table in tables]
         distributed.all_well()
         if distributed.rank() == 0:
             save_tables(file, tables)
         made += tables
     wanted = len(plan.solvers) * len(plan.steps)
     return made, wanted - sum(len(steps) * len(solvers) for steps, solvers in groups.items())
-
-
-def named(table: LambdaTable, loaded: Loaded, plan: Plan) -> LambdaTable:
-    """The table with what it was made for."""
-    return replace(
-        table,
-        model_name=loaded.name,
-        model_fingerprint=loaded.fingerprint,
-        cfg=plan.cfg,
-        seed=plan.seed,
-    )
 
 
 def _groups(
@@ -98,27 +88,18 @@ def _is_there(
     loaded: Loaded, plan: Plan, solver: str, steps: int, there: Sequence[LambdaTable]
 ) -> bool:
     """Whether one of the tables is what this plan would make."""
-    held_out = held_out_count(plan.samples, plan.holdout)
-    grid = loaded.sigmas(plan.schedule, steps).tolist()
-    wanted = {
-        "solver": solver,
-        "parametrization": loaded.parametrization,
-        "model_fingerprint": loaded.fingerprint,
-        "columns": plan.columns,
-        "gain": plan.gain,
-        "cfg": plan.cfg,
-        "seed": plan.seed,
-        "latent_shape": loaded.shape,
-    }
-    for table in there:
-        same = all(getattr(table, name) == value for name, value in wanted.items())
-        samples = table.samples_fit + table.samples_holdout + table.dropped
-        held = table.dropped or table.samples_holdout == held_out
-        fits = same_sigmas(table.sigmas.tolist(), grid)
-        fits |= plan.learn_sigmas and brings_sigmas(table, grid)
-        if same and samples == plan.samples and held and fits:
-            return True
-    return False
+    recipe = Recipe(
+        scheme=Scheme.of(solver, loaded.parametrization, plan.columns, plan.gain),
+        grid=loaded.sigmas(plan.schedule, steps).tolist(),
+        learn_sigmas=plan.learn_sigmas,
+        samples=plan.samples,
+        holdout=plan.holdout,
+        seed=plan.seed,
+        cfg=plan.cfg,
+        latent_shape=loaded.shape,
+    )
+    stored = [Stored(table, loaded.file) for table in there]
+    return find_same(stored, loaded.identity, recipe) is not None
 
 
 def free_checkpoint() -> None:

@@ -15,6 +15,7 @@ from ..errors import CalibrationError
 from ..solve.integrate import Denoiser
 from ..solve.schedules import make_sigmas
 from ..tables.files import read_bytes
+from ..tables.identity import Identity
 
 MAX_LINES, MAX_PROMPT = 10_000, 4000
 
@@ -39,6 +40,11 @@ class Loaded:
     file: Path
     device: str = "cpu"
     shift: float = 1.0
+
+    @property
+    def identity(self) -> Identity:
+        """What its tables are stamped with."""
+        return Identity(None, self.name, self.fingerprint)
 
     def noise(self, samples: int, seed: int) -> Tensor:
         """Starting states at ``high``, (samples, ...): the same for a seed on every device."""

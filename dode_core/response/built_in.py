@@ -13,8 +13,9 @@ import torch
 from ..errors import DodeError
 from ..solve.noise import from_line, to_line
 from ..solve.schedules import exponential, karras
-from ..solve.solvers import get_solver
-from ..tables.table import Errors, LambdaTable
+from ..solve.scheme import Scheme
+from ..tables.fields import Errors
+from ..tables.table import LambdaTable
 from .simulate import Plan
 
 if TYPE_CHECKING:
@@ -58,12 +59,11 @@ def usual_grids(profile: Profile, plan: Plan) -> list[list[float]]:
 def _plain(
     profile: Profile, solver: str, grid: Sequence[float], error: float, learned: bool
 ) -> LambdaTable:
-    stages = get_solver(solver).stages(grid, profile.parametrization)
-    return LambdaTable(
-        solver,
-        torch.tensor(grid, dtype=torch.float64),
-        torch.zeros(len(stages), 1, dtype=torch.float64),
-        profile.parametrization,
+    plain = Scheme(solver, profile.parametrization)
+    return LambdaTable.of(
+        plain,
+        list(grid),
+        torch.zeros(len(plain.stages(grid)), 1, dtype=torch.float64),
         errors=Errors(error, error),
         teacher="profile",
         samples_fit=profile.samples_fit,

@@ -174,7 +174,9 @@ def _once(read: Callable[[Array], Array], sigma: Array) -> Array:
     return found if len(few) == len(sigma) == 1 else found[:, back]
 
 
-def default_curve(knots: Array, variances: Array, parametrization: str) -> tuple[Array, ...]:
+def default_curve(
+    knots: Array, variances: Array, parametrization: str
+) -> tuple[Array, Array, Array]:
     """J and nu before anything was observed: Gaussian data with these variances by band.
 
     J = a P / (a^2 P + sigma^2), a = 1 or, for flow models, 1 - sigma.

@@ -14,7 +14,8 @@ from ..fit.guarded import CountingModel
 from ..fit.trajectory import Trajectory
 from ..learn.student import robust_weights
 from ..solve.integrate import State, integrate
-from ..solve.solvers import LookAhead, Stage, get_solver
+from ..solve.scheme import Scheme
+from ..solve.stages import LookAhead, Stage
 from .bands import Bands
 from .frame import coordinates
 from .model import Array, Points, Response, default_curve
@@ -139,6 +140,11 @@ def mean_square(x: Tensor) -> Tensor:
     return x.flatten(1).double().square().mean(1).cpu()
 
 
+def scheme(parametrization: str) -> Scheme:
+    """What a plan's rows are lambdas of."""
+    return Scheme.of(SOLVER, parametrization, COLUMNS, gain=True)
+
+
 def lambdas_of(plan: Plan) -> list[list[float]]:
     """The rows as D-DDIM's lambdas: two differences and a gain."""
     found = []
@@ -157,7 +163,4 @@ def stages_of(
 ) -> tuple[list[Stage], list[list[float]]]:
     """What the one loop runs."""
     ahead = None if plan.ahead is None else LookAhead(plan.ahead, mean or ())
-    stages = get_solver(SOLVER).stages(
-        plan.sigmas, parametrization, columns=COLUMNS, gain=True, look_ahead=ahead
-    )
-    return stages, lambdas_of(plan)
+    return scheme(parametrization).stages(plan.sigmas, ahead), lambdas_of(plan)

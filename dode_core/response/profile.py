@@ -14,35 +14,23 @@ from torch import Tensor
 
 from ..errors import CalibrationError, SigmasError
 from ..solve.noise import check_sigmas, same_sigmas
-from ..solve.solvers import LookAhead, get_solver
+from ..solve.scheme import Scheme
+from ..solve.stages import LookAhead
 from ..tables import files
-from ..tables.table import Errors, LambdaTable
+from ..tables.fields import Errors
+from ..tables.table import LambdaTable
 from ..version import PROGRAM
 from .built_in import best_built_in
 from .design import Designer
+from .measured import Measured
 from .model import Response
-from .observe import COLUMNS, SOLVER, lambdas_of, rows_of
+from .observe import lambdas_of, rows_of, scheme
+from .profile_file import MAX_BYTES, dump_profile, read_fields
 from .run_of_stages import expected_error
 from .simulate import Plan
 
 MOST_STEPS = 64
 SUFFIX = ".dode-profile"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A run that was measured on held-out samples: RMS final errors, in latent units.
-
-    ``start`` is where it began, None for pure noise; ``predicted`` is what the profile expected,
-    ``built_in`` the error of the best built-in rows on the same samples, where they were run.
-    """
-
-    steps: int
-    start: float | None
-    predicted: float
-    measured: float
-    built_in: float | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,20 +109,16 @@ class Profile:
 
     def expected_plain(self, solver: str, sigmas: Tensor | Sequence[float]) -> float:
         """The same for a built-in solver, its plain rows, on a grid."""
-        stages = get_solver(solver).stages(self._grid(sigmas), self.parametrization)
+        stages = Scheme(solver, self.parametrization).plain(self._grid(sigmas))
         return expected_error(self.response, stages, (), self.parametrization)
 
     def save(self, path: str | Path) -> None:
         """Write the profile; the file is replaced atomically. See docs/profile-format.md."""
-        from .profile_file import dump_profile
-
         files.rewrite(path, lambda name, raw: dump_profile(self))
 
     @staticmethod
     def load(path: str | Path) -> Profile:
         """The profile in a file, checked in every number. Raises :class:`TableError`."""
-        from .profile_file import MAX_BYTES, parse_profile
-
         path = Path(path)
         return parse_profile(files.read_bytes(path, MAX_BYTES), path.name)
 
@@ -180,13 +164,11 @@ class Profile:
             return other
         plain = self.expected_plain("ddim", plan.sigmas)
         ahead = None if plan.ahead is None else LookAhead(plan.ahead, self.mean or ())
-        return LambdaTable(
-            SOLVER,
-            torch.tensor(plan.sigmas, dtype=torch.float64),
+        return LambdaTable.of(
+            scheme(self.parametrization),
+            plan.sigmas,
             torch.tensor(lambdas_of(plan), dtype=torch.float64),
-            self.parametrization,
-            True,
-            Errors(plain, plan.expected if math.isfinite(plan.expected) else plain),
+            errors=Errors(plain, plan.expected if math.isfinite(plan.expected) else plain),
             teacher="profile",
             samples_fit=self.samples_fit,
             samples_holdout=self.samples_holdout,
@@ -211,9 +193,14 @@ class Profile:
         return grid
 
 
+def parse_profile(raw: bytes, name: str = "profile") -> Profile:
+    """A profile from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
+    return Profile(**read_fields(raw, name))
+
+
 def plan_of(table: LambdaTable) -> Plan:
     """The plan that a table expresses. Raises :class:`CalibrationError` for other solvers."""
-    if table.solver != SOLVER or table.columns != COLUMNS or not table.gain:
-        raise CalibrationError(f"A plan is {SOLVER} with {COLUMNS} columns and a gain.")
+    if table.scheme != scheme(table.parametrization):
+        raise CalibrationError(f"A plan is {scheme(table.parametrization)}, not {table.scheme}.")
     ahead = None if table.look_ahead is None else table.look_ahead.sigma
     return Plan(tuple(table.sigmas.tolist()), np.array(rows_of(table.lambdas.tolist())), ahead)

@@ -16,8 +16,8 @@ from ..tables import strict_json
 from ..tables.safetensors_header import parse_header
 from ..tables.table import LambdaTable, dump_tables, parse_tables
 from .bands import MOST_BANDS
+from .measured import Measured
 from .model import Array, Points, Response
-from .profile import Measured, Profile
 
 FORMAT, VERSION = "dode-profile", 1
 MAX_BYTES = 16 * 1024 * 1024
@@ -29,8 +29,8 @@ _TYPES = {"tables": "U8"}  # the bytes of a table file
 _POINTS = {"points.logs", "points.dx", "points.answer"}
 
 
-def dump_profile(profile: Profile) -> bytes:
-    """The bytes of a profile's file."""
+def dump_profile(profile: Any) -> bytes:
+    """The bytes of a :class:`Profile`'s file."""
     from safetensors.numpy import save
 
     response = profile.response
@@ -44,16 +44,21 @@ def dump_profile(profile: Profile) -> bytes:
         points = response.points
         tensors |= {"points.logs": points.logs, "points.dx": points.dx}
         tensors["points.answer"] = points.answer
-    clean = {k: np.ascontiguousarray(v, dtype=np.float64) for k, v in tensors.items()}
+    clean: dict[str, Any] = {
+        k: np.ascontiguousarray(v, dtype=np.float64) for k, v in tensors.items()
+    }
     if profile.tables:
         clean["tables"] = np.frombuffer(dump_tables(profile.tables), dtype=np.uint8)
     raw = save(clean, {"profile": json.dumps(_about(profile))})
-    parse_profile(raw, "the profile")  # what cannot be read back is refused before it is written
+    read_fields(raw, "the profile")  # what cannot be read back is refused before it is written
     return raw
 
 
-def parse_profile(raw: bytes, name: str = "profile") -> Profile:
-    """A profile from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
+def read_fields(raw: bytes, name: str = "profile") -> dict[str, Any]:
+    """The fields of a :class:`Profile` from the bytes of a file, every number checked.
+
+    Raises :class:`TableError` that starts with ``name``.
+    """
     try:
         if len(raw) > MAX_BYTES:
             raise TableError(f"it is larger than {MAX_BYTES} bytes.")
@@ -74,7 +79,7 @@ def parse_profile(raw: bytes, name: str = "profile") -> Profile:
             tables = parse_tables(tensors.pop("tables").tobytes(), "its tables")
         if any(table.parametrization != fields["parametrization"] for table in tables):
             raise TableError("a table's parametrisation is not the profile's.")
-        return Profile(_response(tensors), tables=tuple(tables), **fields)
+        return {"response": _response(tensors), "tables": tuple(tables), **fields}
     except DodeError as error:
         raise TableError(f"{name}: {error}") from error
 
@@ -124,10 +129,10 @@ def _response(tensors: Mapping[str, Array]) -> Response:
     points = None
     if "points.logs" in tensors:
         points = Points(*(tensors[f"points.{key}"] for key in ("logs", "dx", "answer")))
-    parts = (tensors[key] for key in ("knots", "states", "slopes", "final", "mean"))
+    known = {key: tensors[key] for key in ("knots", "states", "slopes", "final", "mean")}
     try:
         with np.errstate(all="ignore"):
-            response = Response(*parts, (logs, tensors["curve.j"], nu), points)
+            response = Response(**known, curve=(logs, tensors["curve.j"], nu), points=points)
     except np.linalg.LinAlgError as error:
         raise TableError(f"its observed runs contradict each other ({error}).") from error
     if not response.is_finite():
@@ -135,7 +140,7 @@ def _response(tensors: Mapping[str, Array]) -> Response:
     return response
 
 
-def _about(profile: Profile) -> dict[str, Any]:
+def _about(profile: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,

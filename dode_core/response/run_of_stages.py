@@ -32,7 +32,8 @@ def expected_error(
             start = state
         output = _denoised(response, stage, k, state, variance)
         if stage.output == "eps":
-            output = tuple((a - b) / stage.sigma for a, b in zip(state, output, strict=True))
+            x, noise = state[0] - output[0], state[1] - output[1]
+            output = x / stage.sigma, noise / stage.sigma
         past.insert(0, output)
         row = weights(stage, lambdas[k] if len(lambdas) else ())
         terms = [(stage.here, state), (stage.start, start), *zip(row, past, strict=False)]

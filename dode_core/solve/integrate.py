@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .noise import alpha
-from .solvers import Row, Stage
+from .stages import Row, Stage
 
 Denoiser = Callable[..., Tensor]
 
@@ -47,17 +47,17 @@ class State:
         return replace(self, outputs=list(self.outputs))
 
 
-def plain(stages: Sequence[Stage]) -> list[Stage]:
-    """The same stages without correction: no history is kept for directions nobody follows."""
-    return [replace(stage, c=(), gain=False, look_ahead=None) for stage in stages]
-
-
 Choose = Callable[[int, Stage, Sequence[State]], Sequence[float]]
+Watch = Callable[[int, Stage, Sequence[State]], None]
 
 
 def no_lambdas(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
     """The plain solver's choice."""
     return ()
+
+
+def nothing(k: int, stage: Stage, states: Sequence[State]) -> None:
+    """What those do who do not watch."""
 
 
 def integrate(
@@ -66,14 +66,15 @@ def integrate(
     stages: Sequence[Stage],
     choose: Choose = no_lambdas,
     *,
+    watch: Watch = nothing,
     parametrization: str = "ve",
     first: int = 0,
 ) -> Iterator[tuple[int, Stage]]:
     """Advance ``states`` through ``stages`` from number ``first``, yielding after each stage.
 
-    At every stage the model is evaluated for all states, then ``choose(k, stage, states)`` gives
-    the stage's lambdas (it may look at ``state.x``, ``.denoised`` and ``.outputs``), then all
-    states take the same affine update.
+    At every stage the model is evaluated for all states; ``watch(k, stage, states)`` sees them as
+    they were evaluated (``state.x``, ``.denoised`` and ``.outputs``); ``choose``, called likewise,
+    gives the stage's lambdas; then all states take the same affine update.
     """
     keep = _history_to_keep(stages)
     for k in range(first, len(stages)):
@@ -83,6 +84,7 @@ def integrate(
                 state.outputs = [noise_guess(state.x, stage.sigma, parametrization)]
             _evaluate(model, state, stage)
             del state.outputs[keep[k] :]
+        watch(k, stage, states)
         lambdas = choose(k, stage, states)
         for state in states:
             state.x = update(state, stage, lambdas)
@@ -95,11 +97,13 @@ def complete(
     stages: Sequence[Stage],
     choose: Choose = no_lambdas,
     *,
+    watch: Watch = nothing,
     parametrization: str = "ve",
     first: int = 0,
 ) -> None:
     """Run :func:`integrate` to its end, for those who look only at the final states."""
-    for _ in integrate(model, states, stages, choose, parametrization=parametrization, first=first):
+    how: Any = {"watch": watch, "parametrization": parametrization, "first": first}
+    for _ in integrate(model, states, stages, choose, **how):
         pass
 
 

@@ -1,6 +1,6 @@
 """Solvers as tables of numbers: a function from a sigma grid to a list of affine stages.
 
-A new solver is a function here and a line in SOLVERS; what stages are is in stages.py.
+A new solver is a function here and a line in SOLVERS: docs/new-solver.md has an example.
 
 One stage per model evaluation k, newest output first:
 
@@ -21,18 +21,11 @@ from functools import cache
 import numpy as np
 
 from ..errors import DodeError
-from .stages import MAX_COLUMNS, Grid, LookAhead, Row, Solver, Stage
-
-__all__ = ["MAX_COLUMNS", "SOLVERS", "Grid", "LookAhead", "Row", "Solver", "Stage", "get_solver"]
+from .singlestep import dpm_solver_2, dpm_solver_3, heun
+from .solver import Grid, Solver
+from .stages import Row, Stage
 
 _CLOSE_LOG = 1e-4  # DEIS: nodes that differ by rounding only would get weights of 1e7
-_SAME_LOG = 1e-9  # closer in log sigma than this, or turning back: no divided differences
-
-
-def _multistep(grid: Grid, i: int, b: Row, c: Row, role: str, ab: float | None = None) -> Stage:
-    """A one-evaluation step in eps: x + sum_j b_j eps_j."""
-    s, t = grid.sigmas[i], grid.sigmas[i + 1]
-    return Stage(i, s, s, t, "eps", 0.0, 1.0, b, (c,), role, ab)
 
 
 def _minus(new: Row, old: Row) -> Row:
@@ -61,7 +54,7 @@ def _extrapolated(grid: Grid, mean: Callable[[int], Row]) -> list[Stage]:
             new = mean(i)
         b = tuple(h * w for w in new)
         c = tuple(h * w for w in _minus(new, old))
-        stages.append(_multistep(grid, i, b, c, f"order {len(new)}"))
+        stages.append(grid.step(i, "eps", b, c, f"order {len(new)}"))
         old = new
     return stages
 
@@ -73,7 +66,7 @@ def ddim(grid: Grid) -> list[Stage]:
         h = s[i + 1] - s[i]
         first_order = i == 0 or s[i + 1] == 0 or s[i] == s[i - 1]
         ab = 0.0 if first_order else h / (2 * (s[i] - s[i - 1]))
-        stages.append(_multistep(grid, i, (h,), (h, -h), "", ab))
+        stages.append(grid.step(i, "eps", (h,), (h, -h), ab=ab))
     return stages
 
 
@@ -127,12 +120,6 @@ def deis(grid: Grid, order: int = 3) -> list[Stage]:
     return _extrapolated(grid, mean)
 
 
-def _data_stage(grid: Grid, i: int, b: Row, c: Row, ab: float | None) -> Stage:
-    """A one-evaluation step in data prediction: (t/s) x + sum_j b_j D_j."""
-    s, t = grid.sigmas[i], grid.sigmas[i + 1]
-    return Stage(i, s, s, t, "denoised", 0.0, t / s, b, (c,), "", ab)
-
-
 def _log_step_ratio(grid: Grid, i: int) -> float:
     """(log-SNR step) / (2 x last log-SNR step); 0 where either has none."""
     if i == 0 or grid.sigmas[i + 1] == 0:
@@ -147,7 +134,7 @@ def ddim_x0(grid: Grid) -> list[Stage]:
     for i in range(len(grid.sigmas) - 1):
         w = 1 - grid.sigmas[i + 1] / grid.sigmas[i]
         c = (w, -w) if i else ()
-        stages.append(_data_stage(grid, i, (w,), c, _log_step_ratio(grid, i)))
+        stages.append(grid.step(i, "denoised", (w,), c, ab=_log_step_ratio(grid, i)))
     return stages
 
 
@@ -162,105 +149,34 @@ def dpmpp_2m(grid: Grid) -> list[Stage]:
         r = _log_step_ratio(grid, i)
         own = w * (1 + r)
         b, c = ((own, -w * r), (own, -own)) if i else ((w,), ())
-        stages.append(_data_stage(grid, i, b, c, None))
+        stages.append(grid.step(i, "denoised", b, c))
     return stages
-
-
-def heun(grid: Grid) -> list[Stage]:
-    """EDM's Heun: an Euler stage, then the trapezoid from the step's start; last step Euler.
-
-    Karras et al. 2022, arXiv 2206.00364, algorithm 1; written in denoised outputs because the
-    correction is (arXiv 2309.16421, appendix, D-EDM). 2N - 1 evaluations for N steps to 0.
-    """
-    stages: list[Stage] = []
-    for i in range(len(grid.sigmas) - 1):
-        s, t = grid.sigmas[i], grid.sigmas[i + 1]
-        w = 1 - t / s
-        c = (w, -w) if stages else ()
-        role = "euler" if t else "final"
-        stages.append(Stage(i, s, s, t, "denoised", 0.0, t / s, (w,), (c,), role))
-        if t:
-            h = (t - s) / 2
-            b, own = (-h / t, -h / s), -h / t
-            args = (1 + h / s, h / t, b, ((own, -own),), "corrector")
-            stages.append(Stage(i, s, t, t, "denoised", *args))
-    return stages
-
-
-def _groups(grid: Grid, order: int) -> list[int]:
-    """How many evaluations each DPM-Solver step takes, as in the paper's code."""
-    n = len(grid.sigmas) - 1
-    if n == 0:
-        return []
-    if order == 2:
-        sizes = [2] * (n // 2) + [1] * (n % 2)
-    else:
-        k = n // 3 + 1
-        sizes = {0: [3] * (k - 2) + [2, 1], 1: [3] * (k - 1) + [1], 2: [3] * (k - 1) + [2]}[n % 3]
-    if grid.sigmas[-1] == 0 and sizes[-1] > 1:  # no log-SNR at 0: the last step is Euler
-        sizes[-1:] = [sizes[-1] - 1, 1]
-    return sizes
-
-
-def _dpm_solver(grid: Grid, order: int) -> list[Stage]:
-    stages, first = [], 0
-    for size in _groups(grid, order):
-        stages += _dpm_step(grid, first, size)
-        first += size
-    return stages
-
-
-def _dpm_step(grid: Grid, first: int, size: int) -> list[Stage]:
-    """One DPM-Solver step of order ``size``, in eps, nodes s0 .. s_size."""
-    s = grid.sigmas[first : first + size + 1]
-    logs = [-math.log(sigma) for sigma in s] if s[-1] else []
-    gaps = [b - a for a, b in zip(logs, logs[1:], strict=False)]
-    if size > 1 and not (min(gaps) > _SAME_LOG or max(gaps) < -_SAME_LOG):
-        return [stage for i in range(size) for stage in _dpm_step(grid, first + i, 1)]
-
-    def euler(t: float) -> float:
-        return t - s[0]
-
-    def stage(j: int, b: Row, c: Row) -> Stage:
-        state = (0.0, 1.0) if j == 0 else (1.0, 0.0)
-        ends = (s[0], s[j], s[j + 1])
-        return Stage(first + j, *ends, "eps", *state, b, (c,), f"order {size} stage {j + 1}")
-
-    stages = [stage(0, (euler(s[1]),), (euler(s[1]), -euler(s[1])))]
-    if size == 1:
-        return stages
-    span = logs[-1] - logs[0]
-    r1 = (logs[1] - logs[0]) / span
-    if size == 2:
-        own = euler(s[2]) / (2 * r1)
-        return [*stages, stage(1, (own, euler(s[2]) - own), (own, -own))]
-    r2 = (logs[2] - logs[0]) / span
-    own = -(r2 / r1) * s[2] * (math.expm1(r2 * span) / (r2 * span) - 1)
-    stages.append(stage(1, (own, euler(s[2]) - own), (own, -own)))
-    own = -(1 / r2) * s[3] * (math.expm1(span) / span - 1)
-    return [*stages, stage(2, (own, 0.0, euler(s[3]) - own), (own, -own))]
-
-
-def dpm_solver_2(grid: Grid) -> list[Stage]:
-    """DPM-Solver-2, two evaluations a step. Lu et al. 2022, arXiv 2206.00927, algorithm 1."""
-    return _dpm_solver(grid, 2)
-
-
-def dpm_solver_3(grid: Grid) -> list[Stage]:
-    """DPM-Solver-3, three evaluations a step. Lu et al. 2022, arXiv 2206.00927, algorithm 2."""
-    return _dpm_solver(grid, 3)
 
 
 SOLVERS: Mapping[str, Solver] = {
     solver.name: solver
     for solver in (
-        Solver("ddim", "D-DDIM", "DDIM / Euler", "eps", ddim),
+        Solver("ddim", "D-DDIM", "DDIM / Euler", "eps", ddim, first_order=True),
         Solver("ipndm", "D-PNDM", "iPNDM, order 4", "eps", ipndm),
         Solver("deis", "D-DEIS", "DEIS (tAB), order 3", "eps", deis),
         Solver("dpm_solver_2", "D-DPM-Solver-2", "DPM-Solver, order 2", "eps", dpm_solver_2),
         Solver("dpm_solver_3", "D-DPM-Solver-3", "DPM-Solver, order 3", "eps", dpm_solver_3),
-        Solver("heun", "D-EDM", "EDM's Heun, 2N-1 evaluations", "denoised", heun),
-        Solver("ddim_x0", "D-DDIM (x0)", "DDIM, data prediction", "denoised", ddim_x0),
+        Solver(
+            name="heun",
+            label="D-EDM",
+            summary="EDM's Heun, 2N-1 evaluations",
+            output="denoised",
+            build=heun,
+            stages_a_step=2,
+        ),
+        Solver(
+            name="ddim_x0",
+            label="D-DDIM (x0)",
+            summary="DDIM, data prediction",
+            output="denoised",
+            build=ddim_x0,
+            first_order=True,
+        ),
         Solver("dpmpp_2m", "D-DPM++ 2M", "DPM-Solver++(2M)", "denoised", dpmpp_2m),
     )
 }

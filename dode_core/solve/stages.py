@@ -1,6 +1,6 @@
-"""What a solver is made of: stages, the grid they are made from, and the solver around both.
+"""What solvers are made of: one stage per model evaluation.
 
-One stage per model evaluation k, newest output first:
+At evaluation k, newest output first:
 
     x_next = start * x_start + here * x + sum_j b_j m_j + sum_i lambda_i sum_j c_ij m_j
 
@@ -9,18 +9,16 @@ Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import DodeError
-from .noise import DEFAULT_TIME, PARAMETRIZATIONS, TIME_MAPS, check_sigmas, log_snr
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Row = tuple[float, ...]
-MAX_COLUMNS = 3
 MAX_CHANNELS = 256  # of a look ahead's mean
 _TOLERANCE = 1e-9  # rounding allowed when a stage checks its own rows
 
@@ -61,6 +59,7 @@ class Stage:
     ``role`` tells stages apart that do different jobs (predictor, corrector).
     ``adams_bashforth`` is the lambda that turns a first-order base into variable-step
     Adams-Bashforth 2, None where the base is not first order.
+    ``c`` has a row for each direction; those numbered in ``free`` need not sum to zero (a gain).
     ``look_ahead`` moves a run's first evaluation; the update stays that of a state at ``sigma``.
     """
 
@@ -75,7 +74,7 @@ class Stage:
     c: tuple[Row, ...]
     role: str = ""
     adams_bashforth: float | None = None
-    gain: bool = False
+    free: tuple[int, ...] = ()
     look_ahead: LookAhead | None = None
 
     def __post_init__(self) -> None:
@@ -85,8 +84,7 @@ class Stage:
             errors = [states - 1, noise + sum(self.b) - self.sigma_next]
         else:  # so is x0 + sigma * eps when the denoiser returns x0
             errors = [states + sum(self.b) - 1, noise - self.sigma_next]
-        differences = self.c[:-1] if self.gain else self.c
-        errors += [sum(row) for row in differences]
+        errors += [sum(row) for i, row in enumerate(self.c) if i not in self.free]
         sizes = [abs(v) for row in (self.b, *self.c) for v in row]
         scale = max([1.0, self.sigma_start, self.sigma, *sizes])
         if not all(abs(error) <= _TOLERANCE * scale for error in errors):
@@ -106,83 +104,6 @@ class Stage:
         return max(len(row) for row in (self.b, *self.c))
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What a solver may know: the sigmas, the parametrisation and the model's time."""
-
-    sigmas: tuple[float, ...]
-    parametrization: str
-    time: Callable[[float], float]
-
-    def log_snr(self, i: int) -> float:
-        return log_snr(self.sigmas[i], self.parametrization)
-
-
-Build = Callable[[Grid], list[Stage]]
-
-
-@dataclass(frozen=True)
-class Solver:
-    """A solver: ``stages(sigmas)`` turns a grid into coefficients, and is all there is to it.
-
-    ``output`` is what it extrapolates: ``eps`` or ``denoised``. ``evaluations(n)`` counts model
-    calls for n steps on a grid that ends at 0.
-    """
-
-    name: str
-    label: str
-    summary: str
-    output: str
-    build: Build
-
-    def stages(
-        self,
-        sigmas: Sequence[float],
-        parametrization: str = "ve",
-        *,
-        columns: int = 1,
-        gain: bool = False,
-        look_ahead: LookAhead | None = None,
-        time: str | Callable[[float], float] | None = None,
-    ) -> list[Stage]:
-        """The stages of one run; none for a single sigma.
-
-        columns = 1 is the paper's correction; 2 and 3 are differences of successive outputs;
-        ``gain`` adds the newest output itself as the last column. ``look_ahead`` is for runs that
-        start from pure noise. ``time`` maps sigma to the model's time (``deis`` only): a name of
-        ``TIME_MAPS`` or a function.
-        """
-        if parametrization not in PARAMETRIZATIONS:
-            raise DodeError(
-                f"Parametrisation {parametrization!r} is unknown; use one of {PARAMETRIZATIONS}."
-            )
-        if not 1 <= columns <= MAX_COLUMNS:
-            raise DodeError(f"columns is {columns}; use 1 to {MAX_COLUMNS}.")
-        if not callable(time):
-            time = TIME_MAPS[time or DEFAULT_TIME[parametrization]]
-        stages = self.build(Grid(check_sigmas(sigmas), parametrization, time))
-        if look_ahead is not None and stages:
-            stages[0] = replace(stages[0], look_ahead=look_ahead)
-        if columns == 1 and not gain:
-            return stages
-        guess = self.output == "eps"
-        return [_widen(s, k + 1 + guess, columns, gain) for k, s in enumerate(stages)]
-
-    def evaluations(self, steps: int) -> int:
-        """Model evaluations that ``steps`` steps cost, on a grid that ends at 0."""
-        return len(self.build(Grid((*range(steps, 0, -1), 0), "ve", float)))
-
-
-def _widen(stage: Stage, available: int, columns: int, gain: bool) -> Stage:
-    """The same stage with difference columns (and a gain) instead of the paper's one direction.
-
-    Every column is scaled by the newest output's own coefficient, so that lambdas stay
-    dimensionless. Columns that lack history are empty rows.
-    """
-    scale = stage.b[0]
-    rows = stage.c if columns == 1 else ()
-    if columns > 1:
-        rows = tuple(
-            (0.0,) * j + (scale, -scale) if j + 2 <= available else () for j in range(columns)
-        )
-    return replace(stage, c=rows + ((scale,),), gain=True) if gain else replace(stage, c=rows)
+def plain(stages: Sequence[Stage]) -> list[Stage]:
+    """The same stages without correction: no history is kept for directions nobody follows."""
+    return [replace(stage, c=(), free=(), look_ahead=None) for stage in stages]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..errors import DodeError, TableError
+from ..solve.directions import columns_and_gain
 from ..solve.stages import MAX_CHANNELS, LookAhead
 from ..version import PROGRAM
 from . import strict_json
@@ -19,6 +20,8 @@ from .strict_json import MAX_BYTES
 FORMAT, VERSION = "dode-lambda-tables", 1
 MAX_TABLES = 1000
 MAX_ROWS = 30_000  # of lambdas in all tables of a file; each becomes a stage of about 1 KiB
+MAX_WIDTH = 8  # lambdas a stage
+_OPTIONAL = {"look_ahead", "directions"}
 Built = TypeVar("Built")
 Build = Callable[[str, Mapping[str, Any]], Built]
 
@@ -58,6 +61,7 @@ def _entry(table: Any) -> dict[str, Any]:
         "learned_sigmas": table.learned_sigmas,
         **_look_ahead(table),
         "gain": table.gain,
+        **({"directions": list(table.directions)} if table.directions else {}),
         "lambdas": table.lambdas.tolist(),
         "zeroed": list(table.zeroed),
         "errors": errors,
@@ -117,12 +121,14 @@ def _size(entry: Any) -> int:
 def _table(entry: Any, where: str, build: Build[Built]) -> Built:
     if not isinstance(entry, dict):
         raise TableError(f"{where} is not an object.")
-    known = set(_FIELDS) | {"errors", "model", "samples"} | ({"look_ahead"} & set(entry))
+    known = set(_FIELDS) | {"errors", "model", "samples"} | (_OPTIONAL & set(entry))
     strict_json.keys(entry, known, where)
     try:
         fields = {key: read(entry[key]) for key, read in _FIELDS.items()}
         if "look_ahead" in entry:
             fields["look_ahead"] = _read_look_ahead(entry["look_ahead"])
+        if "directions" in entry:
+            fields["directions"] = _read_directions(entry["directions"])
         strict_json.keys(entry["model"], {"name", "fingerprint"}, "model")
         samples = entry["samples"]
         dropped = {"dropped"} if isinstance(samples, dict) and "dropped" in samples else set()
@@ -146,6 +152,13 @@ def _read_look_ahead(ahead: Any) -> LookAhead:
     return LookAhead(strict_json.number(ahead["sigma"]), tuple(mean))
 
 
+def _read_directions(names: Any) -> tuple[str, ...]:
+    found = strict_json.listed(strict_json.text, MAX_WIDTH)(names)
+    if columns_and_gain(found) is not None:
+        raise TableError('its "directions" say what the columns and "gain" say; leave them out.')
+    return tuple(found)
+
+
 def _read_errors(errors: Any) -> tuple[float | None, ...] | None:
     """(plain fit, distilled fit, plain held out, distilled held out)."""
     if errors is None:
@@ -160,7 +173,7 @@ def _read_errors(errors: Any) -> tuple[float | None, ...] | None:
 
 
 def _rows(value: Any) -> list[list[float]]:
-    rows = strict_json.listed(strict_json.listed(strict_json.number, 8), 10_000)(value)
+    rows = strict_json.listed(strict_json.listed(strict_json.number, MAX_WIDTH), 10_000)(value)
     if len({len(row) for row in rows}) > 1:
         raise TableError("the rows of lambdas differ in length.")
     return rows

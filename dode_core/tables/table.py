@@ -12,37 +12,14 @@ import torch
 from torch import Tensor
 
 from ..errors import TableError
+from ..solve.directions import PAPER, columns_and_gain, direction_names
 from ..solve.noise import PARAMETRIZATIONS, check_sigmas
-from ..solve.solvers import LookAhead, Stage, get_solver
-from ..solve.stages import MAX_CHANNELS, MAX_COLUMNS
+from ..solve.scheme import Scheme
+from ..solve.solvers import get_solver
+from ..solve.stages import LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-
-MAX_LAMBDA = 1e4
-
-
-@dataclass(frozen=True)
-class Errors:
-    """RMS error of the final state against the teacher's, in latent units, over all elements."""
-
-    plain_fit: float
-    distilled_fit: float
-    plain_holdout: float | None = None
-    distilled_holdout: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not 0 <= value < math.inf:
-                raise TableError(f"Error {name} is {value}; it must be a number from 0 up.")
-
-    @property
-    def ratio(self) -> float | None:
-        """Distilled over plain on held-out samples; below 1 is an improvement."""
-        if self.plain_holdout is None or self.distilled_holdout is None:
-            return None
-        if self.plain_holdout == 0:
-            return 1.0
-        return self.distilled_holdout / self.plain_holdout
+from .fields import Errors, check_look_ahead, check_size, check_width
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +30,7 @@ class LambdaTable:
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
     ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them;
     ``look_ahead`` is learned with them.
+    ``directions`` names what the columns multiply where those are not differences and a gain.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``dropped`` counts samples that were left out because the model's output was not finite.
     ``evaluations`` counts model evaluations per calibration sample, teacher included.
@@ -79,6 +57,7 @@ class LambdaTable:
     learned_sigmas: bool = False
     dropped: int = 0
     look_ahead: LookAhead | None = None
+    directions: tuple[str, ...] | None = None
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,33 +72,54 @@ class LambdaTable:
         grid = check_sigmas(self.sigmas)
         if len(grid) < 2:
             raise TableError("The table has one sigma; a grid needs at least two.")
-        width = self.lambdas.shape[1] if self.lambdas.ndim == 2 else 0
-        if not 1 <= width - self.gain <= MAX_COLUMNS:
-            raise TableError(
-                f"The lambdas have shape {tuple(self.lambdas.shape)}; expected (stages, columns) "
-                f"with 1 to {MAX_COLUMNS} columns."
-            )
+        check_width(self.lambdas, self.gain, self.directions)
         if self.look_ahead is not None:
-            _check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
-        stages = get_solver(self.solver).stages(
-            grid,
-            self.parametrization,
-            columns=width - self.gain,
-            gain=self.gain,
-            look_ahead=self.look_ahead,
-        )
+            check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
+        stages = self.scheme.stages(grid, self.look_ahead)
         if len(stages) != len(self.lambdas):
             raise TableError(
                 f"The table has {len(self.lambdas)} rows of lambdas, but {self.solver} makes "
                 f"{len(stages)} model evaluations on its {len(grid)} sigmas; it was made for "
                 "another grid."
             )
-        largest = float(self.lambdas.abs().max()) if self.lambdas.numel() else 0.0
-        if not largest <= MAX_LAMBDA:  # false for NaN as well
-            raise TableError(f"A lambda is {largest:g}; they must be finite, at most {MAX_LAMBDA}.")
+        check_size(self.lambdas)
         if self.cfg is not None and not math.isfinite(self.cfg):
             raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
         set_field(self, "stages", stages)
+
+    @classmethod
+    def of(
+        cls, scheme: Scheme, sigmas: Sequence[float], lambdas: Tensor, **fields: Any
+    ) -> LambdaTable:
+        """A table of a scheme's lambdas; ``fields`` are the others."""
+        known = columns_and_gain(scheme.directions)
+        return cls(
+            solver=scheme.solver,
+            sigmas=torch.tensor(sigmas, dtype=torch.float64),
+            lambdas=lambdas,
+            parametrization=scheme.parametrization,
+            gain=known[1] if known else False,
+            directions=None if known else scheme.directions,
+            **fields,
+        )
+
+    @property
+    def scheme(self) -> Scheme:
+        """What the lambdas belong to: solver, parametrisation and directions."""
+        names = self.directions or direction_names(self.columns, self.gain)
+        return Scheme(self.solver, self.parametrization, names)
+
+    @property
+    def paper(self) -> bool:
+        """Whether there is one lambda a stage, on the solver's own correction."""
+        return self.scheme.directions == PAPER
+
+    @property
+    def column_names(self) -> list[str]:
+        """What each column of lambdas is called in plots and lists."""
+        if self.directions:
+            return [name.replace("_", " ") for name in self.directions]
+        return [f"lambda {i + 1}" for i in range(self.columns)] + ["gain"] * self.gain
 
     @property
     def steps(self) -> int:
@@ -140,13 +140,15 @@ class LambdaTable:
         """Tables with equal keys replace each other in a file."""
         grid = tuple(float(f"{sigma:.5g}") for sigma in self.sigmas.tolist())
         cfg = None if self.cfg is None else round(self.cfg, 4)
-        kind = self.solver, self.parametrization, self.columns, self.gain, self.learned_sigmas
+        kind = self.scheme, self.learned_sigmas
         return *kind, grid, cfg, self.model_fingerprint
 
     def describe(self) -> str:
         """One line for menus and logs."""
         text = f"{get_solver(self.solver).label}, {self.steps} steps"
-        if self.columns > 1 or self.gain:
+        if self.directions:
+            text += ", " + " + ".join(self.column_names)
+        elif not self.paper:
             text += f", {self.columns} columns" + (" + gain" if self.gain else "")
         if self.learned_sigmas:
             text += ", own sigmas"
@@ -223,19 +225,3 @@ def _built(output: str, fields: Mapping[str, Any]) -> LambdaTable:
     if any(i >= len(table.stages) for i in table.zeroed):
         raise TableError(f"zeroed names a stage beyond {len(table.stages) - 1}.")
     return table
-
-
-def _check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> None:
-    if not learned:
-        raise TableError("A look ahead goes with learned sigmas, but the sigmas are not learned.")
-    if not grid[1] < ahead.sigma < grid[0]:  # false for NaN as well
-        raise TableError(
-            f"The look ahead is at sigma {ahead.sigma:g}; it must lie between the first two, "
-            f"{grid[0]:g} and {grid[1]:g}."
-        )
-    if len(ahead.mean) > MAX_CHANNELS or not all(abs(v) <= MAX_LAMBDA for v in ahead.mean):
-        raise TableError(
-            f"The look ahead's mean is of {len(ahead.mean)} channels, the largest "
-            f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
-            f"numbers, at most {MAX_LAMBDA:g}."
-        )

@@ -23,27 +23,16 @@ from torch import Tensor
 
 from ...dode_core.errors import CalibrationError
 from ...dode_core.fit.teacher import Teacher
+from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
 from ...dode_core.tables.table import LambdaTable
 from .live import Live
 from .models import parametrization
 from .prompts import by_prompt
 
-# What is learned: difference columns, a gain column, the sigmas themselves.
-METHODS: dict[str, tuple[int, bool, bool]] = {
-    "columns and sigmas": (2, True, True),
-    "one lambda": (1, False, False),
-    "columns": (2, True, False),
-}
-
-
-def default_method(full_run: bool = True) -> str:
-    """The method that a user gets who chooses none; one that keeps the grid for partial runs."""
-    return next(name for name, (*_, sigmas) in METHODS.items() if full_run or not sigmas)
-
 
 @dataclass(frozen=True)
-class Settings:
+class DistillSettings:
     """What to distil, and on how much."""
 
     solver: str
@@ -56,10 +45,7 @@ class Settings:
     method: str = default_method()
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise CalibrationError(
-                f"Method {self.method!r} is unknown; use one of {', '.join(METHODS)}."
-            )
+        get_method(self.method)
         if self.samples < 2 and self.holdout > 0:
             raise CalibrationError(
                 f"{self.samples} sample cannot be fitted and held out at once (holdout is "
@@ -67,10 +53,10 @@ class Settings:
             )
 
 
-class Calibration:
+class DistillSampler:
     """The sampler function that distils; ``table`` is its result."""
 
-    def __init__(self, settings: Settings, kind: str, live: Live) -> None:
+    def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
         self.table: LambdaTable | None = None
 
@@ -87,7 +73,8 @@ class Calibration:
         from ...dode_core.distillation import distill  # not before there is work
 
         model, extra_args = by_prompt(model, len(x), extra_args or {})
-        columns, gain, learn_sigmas = METHODS[self.settings.method]
+        method = get_method(self.settings.method)
+        learn_sigmas = method.learn_sigmas
         if learn_sigmas and any(a <= b for a, b in itertools.pairwise(sigmas.tolist())):
             logging.warning("D-ODE: sigmas that do not descend stay as they are.")
             learn_sigmas = False
@@ -102,15 +89,14 @@ class Calibration:
             progress=self.live.update,
             parametrization=self.kind,
             batch_size=self.settings.batch_size,
-            columns=columns,
-            gain=gain,
+            directions=method.directions,
             learn_sigmas=learn_sigmas,
         )
         return x
 
 
 def calibrate(
-    guider: Any, latent: Any, sigmas: Tensor, settings: Settings, live: Live
+    guider: Any, latent: Any, sigmas: Tensor, settings: DistillSettings, live: Live
 ) -> LambdaTable:
     """Distil with a guider on noise for ``settings.samples`` copies of a latent.
 
@@ -121,7 +107,7 @@ def calibrate(
         raise CalibrationError("The schedule has 1 sigma, which makes no step; give at least 2.")
     latent = repeat(latent, settings.samples)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
-    calibration = Calibration(settings, parametrization(guider.model_patcher), live)
+    calibration = DistillSampler(settings, parametrization(guider.model_patcher), live)
     sampler = comfy.samplers.KSAMPLER(calibration)
     reserving(guider, settings.batch_size).sample(
         noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed
@@ -136,7 +122,7 @@ def make_guider(
     positive: Any,
     negative: Any,
     cfg: float,
-    kind: Callable[[Any], Any] = comfy.samplers.CFGGuider,
+    kind: type[Any] = comfy.samplers.CFGGuider,
 ) -> Any:
     """The host's own guider; without a negative at cfg 1, where it takes none."""
     if negative is None and cfg != 1:

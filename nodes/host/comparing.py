@@ -13,8 +13,8 @@ from torch import Tensor
 from ...dode_core.fit.teacher import Teacher
 from ...dode_core.match.resolve import Resolution
 from ...dode_core.sampler import run, run_resolved
-from ...dode_core.solve.integrate import plain
-from ...dode_core.solve.solvers import Stage, get_solver
+from ...dode_core.solve.solvers import get_solver
+from ...dode_core.solve.stages import Stage, plain
 from .calibrate import schedule
 from .live import Live
 from .running import Plan, sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...dode_core.fit.teacher import MAX_SUBSTEPS, Teacher
+from ...dode_core.methods import METHODS, default_method
 from ...dode_core.solve.solvers import SOLVERS
-from .calibrate import METHODS, default_method
 from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget, steps_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show

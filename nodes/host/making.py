@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ...dode_core.methods import get_method
+from ...dode_core.reuse import Recipe, find_same, stamped
+from ...dode_core.solve.scheme import Scheme
 from ...dode_core.tables.table import LambdaTable
 from . import calibrate, models, store
 from .live import Live
-from .reuse import find_same
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Work:
     guider: Any
     latent: Any
     sigmas: Tensor
-    settings: calibrate.Settings
+    settings: calibrate.DistillSettings
     identity: models.Identity
     file: Path
     named: bool = False
@@ -50,18 +52,29 @@ def find(work: Work) -> store.Stored | None:
     """The table that is there already."""
     stored = [store.Stored(table, work.file) for table in store.tables_in(work.file)]
     stored = stored if work.named else store.find(work.identity)
+    return find_same(stored, work.identity, recipe_of(work))
+
+
+def recipe_of(work: Work) -> Recipe:
+    """What the table would be made by."""
+    settings, latent = work.settings, work.latent
+    method = get_method(settings.method)
     kind = models.parametrization(work.guider.model_patcher)
-    return find_same(stored, work.identity, work.settings, work.sigmas, kind, work.latent)
+    return Recipe(
+        scheme=Scheme(settings.solver, kind, method.directions),
+        grid=work.sigmas.tolist(),
+        learn_sigmas=method.learn_sigmas,
+        samples=settings.samples,
+        holdout=settings.holdout,
+        seed=settings.seed,
+        cfg=settings.cfg,
+        teacher=None if method.learn_sigmas else settings.teacher.name,
+        latent_shape=None if latent.is_nested else tuple(latent.shape[1:]),
+    )
 
 
 def keep(table: LambdaTable, work: Work) -> tuple[LambdaTable, str]:
     """Save the table with what it was made for; (that table, where it went)."""
-    table = replace(
-        table,
-        model_name=work.identity.name,
-        model_fingerprint=work.identity.fingerprint,
-        cfg=work.settings.cfg,
-        seed=work.settings.seed,
-    )
+    table = stamped(table, work.identity, work.settings.cfg, work.settings.seed)
     file, note = store.save(table, work.identity, work.file)
     return table, f"saved in {store.shown(file)}{note}"

@@ -103,7 +103,8 @@ def output_type(prompt: Prompt, source: Any, slot: Any) -> str:
     """What type a link carries."""
     import nodes  # ComfyUI's
 
-    node = nodes.NODE_CLASS_MAPPINGS.get(prompt.get(str(source), {}).get("class_type"))
+    classes: Any = vars(nodes)["NODE_CLASS_MAPPINGS"]
+    node = classes.get(prompt.get(str(source), {}).get("class_type"))
     try:
         return str(node.RETURN_TYPES[slot])
     except (AttributeError, IndexError, TypeError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,7 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ...dode_core.match.best import best
-from ...dode_core.match.resolve import Resolution, resolve
+from ...dode_core.match.best import Choice, Query, best
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
@@ -66,8 +65,8 @@ def sample_dode(
     kind = None if patcher else infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
     how = models.guidance(guider), carried, solver, kind, x.shape[1]
-    resolution, note = choose(patcher, sigmas, *how)
-    message = resolution.message + note
+    choice = choose(patcher, sigmas, *how)
+    message = choice.resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
@@ -76,31 +75,27 @@ def sample_dode(
         management.throw_exception_if_processing_interrupted()
         return model(x, sigma, **kwargs)
 
-    return run_resolved(interruptible, x, resolution, extra_args, callback, disable)
+    return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
 
 
 def choose(
     patcher: Any,
     sigmas: Tensor,
     cfg: float | None,
-    carried: LambdaTable | Sequence[LambdaTable] | None = None,
+    carried: Any = None,
     solver: str | None = None,
     parametrization: str | None = None,
     channels: int | None = None,
-) -> tuple[Resolution, str]:
+) -> Choice:
     """What a run of this MODEL uses, and where that is from; ``carried`` tables go first."""
-    grid, kind = check_sigmas(sigmas), parametrization or models.parametrization(patcher)
-
-    def pick(tables: Sequence[LambdaTable]) -> Resolution:
-        usable = [each for each in tables if solver in (None, each.solver)]
-        how = {"solver": solver, "cfg": cfg, "parametrization": kind, "channels": channels}
-        return resolve(usable, grid, **how)
-
+    kind = parametrization or models.parametrization(patcher)
+    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
     if carried:
-        return pick(carried if isinstance(carried, list | tuple) else [carried]), ""
+        own = carried if isinstance(carried, list | tuple) else [carried]
+        return Choice(query.pick(own))
     identity = models.identify(patcher, *models.running_prompt()) if patcher else None
     stored = store.find(identity) if identity else []
-    return best(stored, identity, pick)
+    return best(stored, identity, query.pick)
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:

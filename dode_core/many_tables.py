@@ -1,0 +1,133 @@
+"""Many tables from one dense teacher: grids, solvers and settings, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CalibrationError
+from .fit import distributed
+from .fit.batches import Samples
+from .fit.dropping import dropping_samples
+from .fit.guarded import Progress
+from .fit.trajectory import DENSE_NAME, DENSE_STEPS
+from .learn.learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
+from .learn.starts import Start, resampled
+from .session import Session, check_descending
+from .solve.integrate import Denoiser
+from .solve.noise import check_sigmas, same_sigmas
+from .solve.scheme import Scheme
+from .tables.table import LambdaTable
+
+Job = tuple[tuple[float, ...], Scheme]  # a table to make: its grid, and what runs on it
+
+
+@torch.no_grad()
+@dropping_samples
+def distill_many(
+    model: Denoiser,
+    x: Tensor,
+    grids: Sequence[Tensor | Sequence[float]],
+    solvers: Sequence[str] = ("ddim",),
+    *,
+    extra_args: Mapping[str, Any] | None = None,
+    holdout: float = 0.25,
+    progress: Progress | None = None,
+    parametrization: str | None = None,
+    batch_size: int = 8,
+    settings: Sequence[tuple[int, bool]] = ((1, False),),
+    learn_sigmas: bool = False,
+    budget: float | None = None,
+) -> list[LambdaTable]:
+    """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
+
+    ``grids`` all start and end at the same sigmas; otherwise the arguments are those of
+    :func:`distill`. One teacher trajectory of ``DENSE_STEPS`` evaluations serves all of them.
+    ``LambdaTable.evaluations`` counts each table's own share, the teacher with the first.
+    With ``learn_sigmas`` all tables together cost at most ``budget`` evaluations per sample, shared
+    by their numbers of steps (default: 300 a table, 1,500 in all), and a table that is made starts
+    from those before it as well.
+    :func:`best_tables` picks the best for every number of evaluations. Raises as :func:`distill`.
+    """
+    checked = [check_sigmas(grid) for grid in grids]
+    finest = _finest(checked)
+    size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
+    samples = Samples(x, extra_args, holdout, size)
+    session = Session(model, samples, finest, parametrization, progress)
+    schemes = [
+        Scheme.of(solver, session.parametrization, *setting)
+        for solver in solvers
+        for setting in settings
+    ]
+    jobs = [(grid, scheme) for grid in checked for scheme in schemes]
+    found = _all_learned(session, jobs, budget) if learn_sigmas else _all_fitted(session, jobs)
+    session.model.finish()
+    return found
+
+
+def _finest(grids: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """The grid that goes furthest down; all must start and end alike, and descend."""
+    ends = [(grid[0], grid[-1]) for grid in grids]
+    if not ends or not all(same_sigmas(pair, ends[0]) for pair in ends):
+        raise CalibrationError(
+            "The grids of one run must start and end at the same sigmas; distil the others apart."
+        )
+    for grid in grids:
+        check_descending(grid)
+    return min(grids, key=lambda grid: min(s for s in grid if s))
+
+
+def _all_fitted(session: Session, jobs: Sequence[Job]) -> list[LambdaTable]:
+    calls = sum(session.student_calls(len(scheme.stages(grid))) for grid, scheme in jobs)
+    session.model.total = session.calls(DENSE_STEPS) + calls
+    return [session.fixed(grid, scheme, session.dense(), DENSE_NAME) for grid, scheme in jobs]
+
+
+def _all_learned(session: Session, jobs: Sequence[Job], budget: float | None) -> list[LambdaTable]:
+    counts = [len(scheme.stages(grid)) for grid, scheme in jobs]
+    budgets = _shares(counts, budget)
+    for n, share in zip(counts, budgets, strict=True):
+        session.check_budget(n, share)
+    session.model.total = session.calls(DENSE_STEPS) + session.most_calls(sum(budgets))
+    found: list[LambdaTable] = []
+    for (grid, scheme), share in zip(jobs, budgets, strict=True):
+        session.dense()  # the teacher, before anything that a table is charged for
+        spent = DENSE_STEPS if not found else 0
+        starts = [start for table in found if (start := _resampled(table, len(grid) - 1))]
+        found.append(session.learned(grid, scheme, share + spent, starts[-1:]))
+    return found
+
+
+def _resampled(table: LambdaTable, steps: int) -> Start | None:
+    """A learned table's nodes at another number of steps."""
+    kind = table.parametrization
+    grid = resampled(table.sigmas.tolist(), steps, kind) if table.learned_sigmas else None
+    if grid is None:
+        return None
+    if table.look_ahead is None:
+        return Start(tuple(grid))
+    return Start.looking(grid, kind, table.look_ahead.sigma)
+
+
+def _shares(counts: Sequence[int], budget: float | None) -> list[float]:
+    """What each table may cost, by its number of stages, the shared teacher taken off."""
+    if budget is None:
+        budget = min(MANY_BUDGET, DEFAULT_BUDGET * len(counts))
+    return [(budget - DENSE_STEPS) * n / sum(counts) for n in counts]
+
+
+def best_tables(tables: Sequence[LambdaTable]) -> dict[int, LambdaTable]:
+    """For every number of model evaluations the table of lowest held-out error."""
+    best: dict[int, LambdaTable] = {}
+    for table in tables:
+        errors = table.errors
+        if errors is None or errors.distilled_holdout is None:
+            continue
+        other = best.get(len(table.stages))
+        known = other.errors.distilled_holdout if other and other.errors else None
+        if known is None or errors.distilled_holdout < known:
+            best[len(table.stages)] = table
+    return dict(sorted(best.items()))

@@ -1,0 +1,78 @@
+"""The parts of a lambda table, and what they may be: files are shared, nothing is trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..errors import TableError
+from ..solve.directions import MAX_COLUMNS
+from ..solve.stages import MAX_CHANNELS, LookAhead
+
+MAX_LAMBDA = 1e4
+
+
+@dataclass(frozen=True)
+class Errors:
+    """RMS error of the final state against the teacher's, in latent units, over all elements."""
+
+    plain_fit: float
+    distilled_fit: float
+    plain_holdout: float | None = None
+    distilled_holdout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < math.inf:
+                raise TableError(f"Error {name} is {value}; it must be a number from 0 up.")
+
+    @property
+    def ratio(self) -> float | None:
+        """Distilled over plain on held-out samples; below 1 is an improvement."""
+        if self.plain_holdout is None or self.distilled_holdout is None:
+            return None
+        if self.plain_holdout == 0:
+            return 1.0
+        return self.distilled_holdout / self.plain_holdout
+
+
+def check_size(lambdas: Tensor) -> None:
+    """Finite numbers of at most MAX_LAMBDA. Raises :class:`TableError`."""
+    largest = float(lambdas.abs().max()) if lambdas.numel() else 0.0
+    if not largest <= MAX_LAMBDA:  # false for NaN as well
+        raise TableError(f"A lambda is {largest:g}; they must be finite, at most {MAX_LAMBDA}.")
+
+
+def check_width(lambdas: Tensor, gain: bool, names: Sequence[str] | None) -> None:
+    """A row a stage, a number a direction. Raises :class:`TableError`."""
+    width = lambdas.shape[1] if lambdas.ndim == 2 else 0
+    if names is None and not 1 <= width - gain <= MAX_COLUMNS:
+        raise TableError(
+            f"The lambdas have shape {tuple(lambdas.shape)}; expected (stages, columns) "
+            f"with 1 to {MAX_COLUMNS} columns."
+        )
+    if names is not None and (gain or not 1 <= width == len(names)):
+        raise TableError(
+            f"The lambdas have shape {tuple(lambdas.shape)}; expected (stages, directions) for the "
+            f"directions {', '.join(names)}, and no gain beside them."
+        )
+
+
+def check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> None:
+    """Within the first step of learned sigmas, its mean of finite numbers."""
+    if not learned:
+        raise TableError("A look ahead goes with learned sigmas, but the sigmas are not learned.")
+    if not grid[1] < ahead.sigma < grid[0]:  # false for NaN as well
+        raise TableError(
+            f"The look ahead is at sigma {ahead.sigma:g}; it must lie between the first two, "
+            f"{grid[0]:g} and {grid[1]:g}."
+        )
+    if len(ahead.mean) > MAX_CHANNELS or not all(abs(v) <= MAX_LAMBDA for v in ahead.mean):
+        raise TableError(
+            f"The look ahead's mean is of {len(ahead.mean)} channels, the largest "
+            f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
+            f"numbers, at most {MAX_LAMBDA:g}."
+        )
