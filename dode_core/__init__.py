@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .fit.teacher import Teacher
     from .many_tables import best_tables, distill_many
     from .match.resolve import Resolution, resolve
+    from .offline.scheduler import DodeScheduler
     from .response.profile import Profile
     from .sampler import run_resolved, sample
     from .solve.solver import Solver
@@ -36,6 +37,7 @@ _HOME = {
     "distill_many": "many_tables",
     "CalibrationError": "errors",
     "DodeError": "errors",
+    "DodeScheduler": "offline.scheduler",
     "Enough": "errors",
     "SigmasError": "errors",
     "TableError": "errors",
@@ -57,6 +59,7 @@ __all__ = [
     "SOLVERS",
     "CalibrationError",
     "DodeError",
+    "DodeScheduler",
     "Enough",
     "Errors",
     "LambdaTable",

@@ -134,7 +134,7 @@ class KSampler(io.ComfyNode):
     def distill(cls, guider: Any, content: Any, sigmas: Any, full: bool) -> tuple[LambdaTable, str]:
         """A table for this model and schedule, kept where D-ODE Distill keeps it."""
         patcher = guider.model_patcher
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         settings = calibrate.DistillSettings(
             SOLVER,
             Teacher(),
