@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview"}
 HOSTS |= {"server", "modules", "modules_forge", "gradio", "fastapi", "starlette", "launch"}
 ADAPTERS = {"nodes", "dode_webui", "scripts"}
+OURS = ("nodes", "ComfyUI's nodes")  # an absolute name, and what it is told by
 SOURCES = ("dode_core", "nodes", "dode_webui", "scripts", "benchmarks")
 
 FILES = sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
@@ -63,8 +64,7 @@ def imports_of(path: Path) -> Iterator[str]:
             continue
         if isinstance(node, ast.Import):
             # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
-            ours = ("nodes", "ComfyUI's nodes")
-            yield from (alias.name.replace(*ours) for alias in node.names)
+            yield from (alias.name.replace(*OURS) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -74,7 +74,8 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0]
             if isinstance(first, ast.Constant):
-                yield ".".join(package) + first.value if first.value[0] == "." else first.value
+                name = first.value  # relative ones are ours, an absolute "nodes" is ComfyUI's
+                yield ".".join(package) + name if name[0] == "." else name.replace(*OURS)
 
 
 def room_of(module: str) -> str | None:
