@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learn",),
     ("response",),
     ("reuse",),
-    ("methods", "session", "sampler", "report"),
+    ("methods", "session", "sampler", "report", "step_counts"),
     ("distillation", "many_tables", "calibration"),
     ("demo",),
     ("offline",),
@@ -30,7 +30,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview"}
 HOSTS |= {"server", "modules", "modules_forge", "gradio", "fastapi", "starlette", "launch"}
 ADAPTERS = {"nodes", "dode_webui", "scripts"}
-OURS = ("nodes", "ComfyUI's nodes")  # an absolute name, and what it is told by
 SOURCES = ("dode_core", "nodes", "dode_webui", "scripts", "benchmarks")
 
 FILES = sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
@@ -55,6 +54,8 @@ def imports_of(path: Path) -> Iterator[str]:
     ``from package import name`` gives package.name where that is a module, else package.
     """
     package = list(path.relative_to(ROOT).parts[:-1])
+    # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
+    ours = ("nodes", "ComfyUI's nodes")
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -63,8 +64,7 @@ def imports_of(path: Path) -> Iterator[str]:
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
-            yield from (alias.name.replace(*OURS) for alias in node.names)
+            yield from (alias.name.replace(*ours) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -74,8 +74,8 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0]
             if isinstance(first, ast.Constant):
-                name = first.value  # relative ones are ours, an absolute "nodes" is ComfyUI's
-                yield ".".join(package) + name if name[0] == "." else name.replace(*OURS)
+                relative = first.value[0] == "."
+                yield ".".join(package) + first.value if relative else first.value.replace(*ours)
 
 
 def room_of(module: str) -> str | None:
