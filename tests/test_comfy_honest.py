@@ -44,7 +44,7 @@ def test_another_guided_output_is_another_table(comfy: ComfyServer) -> None:
     assert line.startswith("exact") and "made" not in line
 
 
-@pytest.mark.parametrize("cache", ["LazyCache", "EasyCache"])
+@pytest.mark.parametrize("cache", ["LazyCache"])
 def test_a_step_cache(comfy: ComfyServer, cache: str) -> None:
     """One sentence instead of a table of the cache, whatever the batches."""
     settings = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95}
