@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CalibrationError
 from ..solve.integrate import Denoiser, State, complete
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
@@ -22,15 +21,15 @@ FLOOR = 1e-4  # relative: below it both are rounding
 
 
 @torch.no_grad()
-def check_follows_a_trajectory(
+def already_few_step(
     model: Denoiser,
     x: Tensor,
     grid: Sequence[float],
     parametrization: str,
     extra_args: Mapping[str, Any] | None = None,
     solver: str = "ddim",
-) -> None:
-    """Raises :class:`CalibrationError` where the plain solver is within the teacher's spread.
+) -> str:
+    """A sentence where the plain solver is within the teacher's own spread; "" where it is not.
 
     On the first 4 of the noises x (B, ...) at ``grid[0]``: the plain solver's distance to a
     DPM++ 2M teacher of 4 sub-steps a step against the distance between that teacher and one of 2.
@@ -39,7 +38,7 @@ def check_follows_a_trajectory(
     """
     count = SAMPLES
     if len(x) < count:
-        return
+        return ""
     args = {k: v[:count] if has_rows(v, len(x)) else v for k, v in (extra_args or {}).items()}
 
     def final(stages: Any) -> Tensor:
@@ -53,10 +52,11 @@ def check_follows_a_trajectory(
     )
     error, spread = (own - fine).norm(dim=1), (coarse - fine).norm(dim=1)
     floor = FLOOR * fine.norm(dim=1)
-    if bool((error <= spread + floor).all()):
-        size = fine.shape[1] ** 0.5
-        raise CalibrationError(
-            "This model is already few-step; nothing to distil: the plain solver is "
-            f"{float(error.mean()) / size:.3g} from the teacher, whose own spread is "
-            f"{float(spread.mean()) / size:.3g}. Sample it as its author says."
-        )
+    if not bool((error <= spread + floor).all()):
+        return ""
+    size = fine.shape[1] ** 0.5
+    return (
+        "this model is already few-step; nothing to distil: the plain solver is "
+        f"{float(error.mean()) / size:.3g} from the teacher, whose own spread is "
+        f"{float(spread.mean()) / size:.3g}"
+    )

@@ -100,14 +100,19 @@ class DistillSampler:
         return x
 
     def check(self, told: Told, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]) -> None:
-        """What cannot work is said before the work. Raises :class:`CalibrationError`."""
-        from ...dode_core.fit.few_step import check_follows_a_trajectory
+        """What cannot work is said before the work, and what will not help.
+
+        Raises :class:`CalibrationError`.
+        """
+        from ...dode_core.fit.few_step import already_few_step
         from ...dode_core.fit.steady import check_steady
 
         grid = check_sigmas(sigmas)
         check_steady(told, x, grid[0], self.kind, extra_args)
         if grid[-1] == 0:
-            check_follows_a_trajectory(told, x, grid, self.kind, extra_args)
+            self.live.note = already_few_step(told, x, grid, self.kind, extra_args)
+            if self.live.note:
+                logging.warning("D-ODE: %s.", self.live.note)
 
 
 def calibrate(

@@ -47,7 +47,8 @@ def find_or_make(
     began = time.monotonic()
     table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
     table, where = keep(table, work)
-    return table, f"{time.monotonic() - began:.1f} s, {where}"
+    said = f"\n{live.note}" if live.note else ""
+    return table, f"{time.monotonic() - began:.1f} s, {where}{said}"
 
 
 def find(work: Work) -> store.Stored | None:
