@@ -12,7 +12,8 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ...dode_core.match.best import Choice, Query, first_of
+from ...dode_core import shelf
+from ...dode_core.match.best import Choice, Query
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
@@ -55,17 +56,19 @@ def sample_dode(
     table: LambdaTable | None = None,
     solver: str | None = None,
     say: Callable[[str], None] | None = None,
+    keep_schedule: bool = False,
 ) -> Tensor:
-    """Sample with a table: the one given, one riding on the MODEL, or the best for the checkpoint.
+    """Sample with a table: the one given, one riding on the MODEL, or the best for the checkpoint:
+    one that was made for just this run, or what a profile makes of it.
 
     Without any, the plain solver runs with its natural extrapolation. What was used is logged, and
-    told to ``say``.
+    told to ``say``. ``keep_schedule``: see :func:`dode_core.shelf.choose`.
     """
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
     kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    how = models.guidance(guider), carried, solver, kind, x.shape[1], guider
+    how = models.guidance(guider), carried, solver, kind, x.shape[1], guider, keep_schedule
     choice = choose(patcher, sigmas, *how)
     message = choice.resolution.message + choice.note
     logging.info("D-ODE: %s", message)
@@ -88,6 +91,7 @@ def choose(
     parametrization: str | None = None,
     channels: int | None = None,
     guider: Any = None,
+    keep_schedule: bool = False,
 ) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
@@ -98,7 +102,14 @@ def choose(
     query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
-    return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
+    return shelf.choose(
+        query,
+        identity,
+        own,
+        lambda: store.find(identity) if identity else [],
+        lambda: store.find_profiles(identity) if identity else [],
+        keep_schedule,
+    )
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:

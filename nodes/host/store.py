@@ -11,9 +11,20 @@ from pathlib import Path
 
 import folder_paths
 
+from ...dode_core import shelf
+from ...dode_core.response.profile import SUFFIX as PROFILE_SUFFIX
+from ...dode_core.response.profile import Profile
 from ...dode_core.tables.files import SUFFIX
 from ...dode_core.tables.identity import Identity
-from ...dode_core.tables.library import PRESETS, Library, Stored, sidecar, tables_in, version
+from ...dode_core.tables.library import (
+    PRESETS,
+    Library,
+    Stored,
+    sidecar,
+    table_files,
+    tables_in,
+    version,
+)
 from ...dode_core.tables.names import file_name
 from ...dode_core.tables.table import LambdaTable
 
@@ -82,10 +93,24 @@ def find(identity: Identity) -> list[Stored]:
     return library().find(identity)
 
 
+def find_profiles(identity: Identity) -> list[shelf.StoredProfile]:
+    """The profiles for a model."""
+    return shelf.find_profiles(library(), identity)
+
+
+def save_profile(
+    profile: Profile, identity: Identity, cfg: float | None, seed: int
+) -> tuple[Profile, Path, str]:
+    """Keep a profile, beside the checkpoint or in models/dode; (it, where, a note)."""
+    return shelf.save_profile(library(), profile, identity, cfg, seed)
+
+
 def state() -> list[tuple[str, int, int]]:
-    """What changes when any table file does."""
+    """What changes when any table or profile file does."""
+    roots = [root for _, root in library().roots]
+    profiles = [Path(file) for root in roots for file in table_files(root, PROFILE_SUFFIX)]
     versions = []
-    for file in listing().values():
+    for file in (*listing().values(), *profiles):
         with suppress(OSError):  # gone since it was listed
             versions.append(version(file))
     return versions
