@@ -223,7 +223,7 @@ def _check(table: LambdaTable, noise: PipelineNoise) -> None:
             f"The table ({table.describe()}) is for {kinds[table.parametrization]}, but the "
             f"pipeline's is {kinds[noise.parametrization]}; use a table that was made for it."
         )
-    if get_solver(table.solver).evaluations(8) != 8:
+    if get_solver(table.solver).stages_a_step != 1:
         raise DodeError(
             f"{get_solver(table.solver).label} evaluates the model more than once a step, which a "
             "scheduler of diffusers cannot; distil ddim, ipndm, deis or dpmpp_2m."

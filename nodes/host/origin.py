@@ -8,6 +8,7 @@ the weights alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ def loaded_file(inputs: Mapping[str, Any]) -> Path | None:
 
 def output_type(prompt: Prompt, source: Any, slot: Any) -> str:
     """What type a link carries."""
-    import nodes  # ComfyUI's
-
+    nodes: Any = import_module("nodes")  # ComfyUI's
     node = nodes.NODE_CLASS_MAPPINGS.get(prompt.get(str(source), {}).get("class_type"))
     try:
         return str(node.RETURN_TYPES[slot])
