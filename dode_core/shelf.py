@@ -46,23 +46,30 @@ def profile_file(
     return folder / name
 
 
-def save_profile(
-    library: Library, profile: Profile, identity: Identity, cfg: float | None, seed: int | None
-) -> tuple[Profile, Path, str]:
-    """(the profile with what it was made for, where it went, a note).
-
-    Replaces only the profile of this very model and cfg. Raises :class:`TableError`.
-    """
-    made = replace(
+def stamped_profile(
+    profile: Profile, identity: Identity, cfg: float | None, seed: int | None
+) -> Profile:
+    """The profile with what it was made for."""
+    return replace(
         profile,
         model_name=identity.name,
         model_fingerprint=identity.fingerprint,
         cfg=cfg,
         seed=seed,
     )
-    file = profile_file(library, identity, cfg)
-    fallback = profile_file(library, identity, cfg, own=True)
-    return made, *library.keep(made.save, file, fallback)
+
+
+def save_profile(
+    library: Library, profile: Profile, identity: Identity, file: Path | None = None
+) -> tuple[Path, str]:
+    """(where a stamped profile went, a note); ``file`` is a user's own choice.
+
+    Replaces only the profile of this very model and cfg. Raises :class:`TableError`.
+    """
+    if file is not None:
+        return library.keep(profile.save, file, file)
+    beside, own = [profile_file(library, identity, profile.cfg, own) for own in (False, True)]
+    return library.keep(profile.save, beside, own)
 
 
 def find_profiles(library: Library, identity: Identity) -> list[StoredProfile]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
-from ..dode_core.methods import default_method
+from ..dode_core.methods import EVERY_RUN
 from ..dode_core.step_counts import step_counts
 from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
@@ -22,6 +21,8 @@ from .host.distill_inputs import TEACHER, sockets, widgets
 from .host.distill_report import plot, summary, to_tensor
 from .host.live import Live
 from .host.making import Work, find_or_make
+from .host.profile_report import plot_profile, tables_of
+from .host.profiling import ProfileWork, find_or_make_profile
 from .host.schema import ALIASES, schema
 from .host.telling import Teller, report
 
@@ -68,7 +69,7 @@ class Distill(io.ComfyNode):
         negative: Any = None,
         guider: Any = None,
         sigmas: Tensor | None = None,
-        method: str = default_method(),
+        method: str = EVERY_RUN,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         samples: int = 16,
         seed: int = 0,
@@ -79,29 +80,30 @@ class Distill(io.ComfyNode):
         re_distill: bool = False,
         filename: str = "",
     ) -> io.NodeOutput:
-        substeps = Teacher(teacher, teacher_steps)
         guider = chosen_guider(guider, model, positive, negative, cfg)
-        patcher, cfg_used = guider.model_patcher, models.guidance(guider)
-        settings = calibrate.DistillSettings(
-            solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
-        )
+        patcher = guider.model_patcher
+        grids = [sigmas]
         if sigmas is None:
             grids = [calibrate.schedule(patcher, scheduler, n) for n in step_counts(steps)]
-        else:
-            grids = [sigmas]
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        first = Work(
-            guider,
-            calibrate.prepare_latent(patcher, latent),
-            grids[0],
-            settings,
-            identity,
-            store.target(identity, filename),
-            named=bool(filename.strip()),
-        )
+        content = calibrate.prepare_latent(patcher, latent)
         live = Live(patcher, Teller(cls.hidden.unique_id))
-        tables, text = make_all([replace(first, sigmas=grid) for grid in grids], live, re_distill)
-        picture, problem = plot(tables[-1])
+        amount = samples, holdout, seed, batch_size
+        if method == EVERY_RUN:
+            file = store.profile_target(filename)
+            once = ProfileWork(guider, calibrate.emptied(content), identity, *amount, file)
+            profile, where = find_or_make_profile(once, live, reuse=not re_distill)
+            tables, text = tables_of(profile, grids, where)
+            picture, problem = plot_profile(profile, tables, grids)
+        else:
+            how = solver, Teacher(teacher, teacher_steps), *amount, models.guidance(guider), method
+            settings, file = calibrate.DistillSettings(*how), store.target(identity, filename)
+            works = [
+                Work(guider, content, grid, settings, identity, file, named=bool(filename.strip()))
+                for grid in grids
+            ]
+            tables, text = make_all(works, live, re_distill)
+            picture, problem = plot(tables[-1])
         text += f"\n{problem}" if problem else ""
         shown = report(text, None if picture is None else to_tensor(picture), cls)
         table = tables if len(tables) > 1 else tables[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.sample
@@ -19,7 +20,6 @@ from . import calibrate, models, store
 from .live import Live
 from .prompts import by_prompt
 
-EVERY_RUN = "any steps"  # among the methods: a profile instead of a table
 LEAST_SAMPLES = 8  # of a profile; fewer say too little
 
 
@@ -34,6 +34,7 @@ class ProfileWork:
     holdout: float = 0.25
     seed: int = 0
     batch_size: int = 4
+    file: Path | None = None  # the user's own choice: profiles elsewhere do not count
 
     @property
     def cfg(self) -> float | None:
@@ -61,13 +62,11 @@ class ProfileSampler:
         disable: bool | None = None,
     ) -> Tensor:
         """Calibrate on the scaled noise ``x``, which is returned as it came."""
-        from ...dode_core.calibration import (
-            calibrate as calibrate_profile,
-        )  # not before there is work
+        from ...dode_core import calibration  # not before there is work
 
         model, extra_args = by_prompt(model, len(x), extra_args or {})
         high, low = sigmas.tolist()[:2]
-        self.profile = calibrate_profile(
+        self.profile = calibration.calibrate(
             model,
             x,
             high,
@@ -75,7 +74,7 @@ class ProfileSampler:
             extra_args=extra_args,
             parametrization=models.parametrization(self.work.guider.model_patcher),
             holdout=self.work.holdout,
-            progress=self.live.update,
+            progress=self.live,
             batch_size=self.work.batch_size,
         )
         return x
@@ -112,20 +111,17 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
     return sampler.profile
 
 
-def find_or_make_profile(
-    work: ProfileWork,
-    live: Live,
-    reuse: bool = True,
-    before: Callable[[], None] = lambda: None,
-) -> tuple[Profile, str]:
-    """(a profile, what was done for it); ``before`` is called when there is work to do."""
+def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> tuple[Profile, str]:
+    """(a profile, what was done for it)."""
     found = find(work) if reuse else None
     if found is not None:
         return found.profile, f"found in {store.shown(found.file)}, nothing to do"
-    before()
+    if live.teller is not None:
+        live.teller.part("distilling for any number of steps")
     began = time.monotonic()
     profile = make_profile(work, live)
-    profile, file, note = store.save_profile(profile, work.identity, work.cfg, work.seed)
+    how = work.identity, work.cfg, work.seed, work.file
+    profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
     return profile, f"{time.monotonic() - began:.1f} s, {where}"
 
@@ -133,4 +129,6 @@ def find_or_make_profile(
 def find(work: ProfileWork) -> StoredProfile | None:
     """The profile that is there already."""
     stored = store.find_profiles(work.identity)
+    if work.file is not None:
+        stored = [each for each in stored if each.file == work.file]
     return find_same_profile(stored, work.identity, work.cfg, work.shape)

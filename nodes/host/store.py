@@ -25,7 +25,7 @@ from ...dode_core.tables.library import (
     tables_in,
     version,
 )
-from ...dode_core.tables.names import file_name
+from ...dode_core.tables.names import file_name, inside
 from ...dode_core.tables.table import LambdaTable
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
@@ -101,11 +101,18 @@ def find_profiles(identity: Identity) -> list[shelf.StoredProfile]:
     return shelf.find_profiles(library(), identity)
 
 
+def profile_target(name: str) -> Path | None:
+    """The file in models/dode that a user named for a profile; None for no name."""
+    stem = check_name(name)
+    return inside(library().own, stem, PROFILE_SUFFIX) if stem else None
+
+
 def save_profile(
-    profile: Profile, identity: Identity, cfg: float | None, seed: int
+    profile: Profile, identity: Identity, cfg: float | None, seed: int, file: Path | None = None
 ) -> tuple[Profile, Path, str]:
-    """Keep a profile, beside the checkpoint or in models/dode; (it, where, a note)."""
-    return shelf.save_profile(library(), profile, identity, cfg, seed)
+    """Keep a profile in ``file``, beside the checkpoint or in models/dode; (it, where, a note)."""
+    made = shelf.stamped_profile(profile, identity, cfg, seed)
+    return made, *shelf.save_profile(library(), made, identity, file)
 
 
 def state() -> list[tuple[str, int, int]]:
