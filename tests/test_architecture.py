@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview"}
 HOSTS |= {"server", "modules", "modules_forge", "gradio", "fastapi", "starlette", "launch"}
 ADAPTERS = {"nodes", "dode_webui", "scripts"}
+OURS = ("nodes", "ComfyUI's nodes")  # an absolute name, and what it is told by
 SOURCES = ("dode_core", "nodes", "dode_webui", "scripts", "benchmarks")
 
 FILES = sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
