@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def run(
         "do_not_save_grid": True,
     }
     kind: Any = processing.StableDiffusionProcessingTxt2Img
-    known = {each.name for each in fields(kind)} if is_dataclass(kind) else set(settings)
+    known = getattr(kind, "__dataclass_fields__", settings)  # a plain class takes all of them
     settings = {key: value for key, value in settings.items() if key in known}
     with contextlib.closing(kind(**settings)) as p:
         p.scripts = scripts.ScriptRunner()
