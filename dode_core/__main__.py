@@ -66,9 +66,9 @@ def plot(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """Distil on the embedded model, compare, draw."""
-    from .demo.run import Settings, run_demo
+    from .demo.run import DemoSettings, run_demo
 
-    run_demo(Settings(out=Path(args.out), cfg=args.cfg, samples=args.samples, seed=args.seed))
+    run_demo(DemoSettings(out=Path(args.out), cfg=args.cfg, samples=args.samples, seed=args.seed))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -136,14 +136,54 @@ def pattern_search(
     return best if at(best) < math.inf else None
 
 
-def shaped(
-    point: Point, steps: int, high: float, low: float, kind: str, ahead: bool
-) -> Start | None:
-    """The log-normal start of a (centre, spread); None where it has none."""
-    grid = log_normal(steps, high, low, *point, kind) if point[1] > 0.1 else None
-    if grid is None:
-        return None
-    return Start.looking(grid, kind) if ahead else Start(tuple(grid))
+class Trials:
+    """Starts that were tried, each once: the fitted student's typical error on a few samples.
+
+    ``ahead`` runs the starts that look ahead; without it those are never chosen. At most
+    ``budget`` runs, but the errors of what was tried before can be asked for at any time.
+    """
+
+    def __init__(self, plain: Student, ahead: Student | None, budget: float) -> None:
+        self.plain, self.ahead, self.budget = plain, ahead, int(budget)
+        self.errors: dict[Start, float] = {}
+
+    @property
+    def left(self) -> int:
+        return max(0, self.budget - len(self.errors))
+
+    def error(self, start: Start) -> float:
+        student = self.ahead if start.ahead else self.plain
+        if start not in self.errors and student is not None:
+            self.errors[start] = student.typical_error(student.run(start.nodes))
+        return self.errors.get(start, math.inf)
+
+    def best(self, family: Sequence[Start]) -> list[Start]:
+        """The best of as many as the budget lets be tried; none where that is none."""
+        tried = family[: self.left]
+        return [min(tried, key=self.error)] if tried else []
+
+    def best_log_normal(self, sigmas: Sequence[float], low: float) -> list[Start]:
+        """What a pattern search over centre and spread finds; for grids that end at 0."""
+        steps, kind = len(sigmas) - 1, self.plain.parametrization
+
+        def shape(point: Point) -> Start | None:
+            if point[1] <= 0.1:
+                return None
+            grid = log_normal(steps, sigmas[0], low, *point, kind)
+            if grid is None:
+                return None
+            return Start(tuple(grid)) if self.ahead is None else Start.looking(grid, kind)
+
+        def value(point: Point) -> float:
+            start = shape(point)
+            return math.inf if start is None else self.error(start)
+
+        trials = min(MAX_TRIALS, self.left)
+        if sigmas[-1] != 0 or steps <= 2 or trials <= 1:
+            return []
+        found = pattern_search(value, CENTRES[kind], trials)
+        start = None if found is None else shape(found)
+        return [] if start is None else [start]
 
 
 def rank_starts(
@@ -161,41 +201,12 @@ def rank_starts(
     caller brings; ``budget`` is in runs of a student. The best of every family is in the list, the
     given grid always.
     """
-    errors: dict[Start, float] = {}
-    kind, steps = plain.parametrization, len(sigmas) - 1
-
-    def error(start: Start) -> float:
-        student = ahead if start.ahead else plain
-        if start not in errors and student is not None:
-            errors[start] = student.typical_error(student.run(start.nodes))
-        return errors.get(start, math.inf)
-
-    given = Start(tuple(sigmas))
-    families = [
-        [given, *extra],
-        [Start(tuple(grid)) for grid in fixed_starts(plain, trajectories, sigmas, low)],
-    ]
-    if ahead is not None and steps > 1:
-        families[0] += [Start.looking(s.nodes, kind) for s in extra if not s.ahead]
-    kept = []
-    for family in families:
-        family = family[: max(0, int(budget) - len(errors))]
-        if family:
-            kept.append(min(family, key=error))
-
-    def shape(point: Point) -> Start | None:
-        return shaped(point, steps, sigmas[0], low, plain.parametrization, ahead is not None)
-
-    def value(point: Point) -> float:
-        start = shape(point)
-        return math.inf if start is None else error(start)
-
-    trials = min(MAX_TRIALS, int(budget) - len(errors))
-    if sigmas[-1] == 0 and steps > 2 and trials > 1:
-        found = pattern_search(value, CENTRES[kind], trials)
-        if found is not None and (start := shape(found)) is not None:
-            kept.append(start)
-    if not kept:
-        return [given]
-    ranked = sorted(kept, key=error)
+    trials, given = Trials(plain, ahead, budget), Start(tuple(sigmas))
+    brought = [given, *extra]
+    if ahead is not None and len(sigmas) > 2:
+        kind = plain.parametrization
+        brought += [Start.looking(s.nodes, kind) for s in extra if not s.ahead]
+    fixed = [Start(tuple(grid)) for grid in fixed_starts(plain, trajectories, sigmas, low)]
+    kept = trials.best(brought) + trials.best(fixed) + trials.best_log_normal(sigmas, low)
+    ranked = sorted(kept, key=trials.error) or [given]
     return ranked if given in ranked else [*ranked, given]

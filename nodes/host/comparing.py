@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...dode_core.fit.teacher import Teacher
 from ...dode_core.match.resolve import Resolution
-from ...dode_core.sampler import run, run_resolved
+from ...dode_core.sampler import of_stages, run_resolved
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.solve.stages import Stage, plain
 from .calibrate import schedule
@@ -87,7 +87,7 @@ def stages_sampler(stages: list[Stage], kind: str) -> Any:
     """The host's sampler object that runs these stages without a table."""
 
     def sampler(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        return run(model, x, stages, parametrization=kind, **options)
+        return run_resolved(model, x, of_stages(stages, kind), **options)
 
     return comfy.samplers.KSAMPLER(sampler)
 
