@@ -26,8 +26,9 @@ grids of as many steps to start from (the host's other schedules, published ones
 beside our own and kept only if they measure better.
 
 *Progress.* ``progress(done, total, denoised)`` is called after every model call with the calls
-made, the most there will be, and the newest prediction; raising from it stops the calibration, and
-raising :class:`Enough` while sigmas are learned ends it with the best table so far.
+made, the most there will be, and the newest prediction; its method ``begin(phase)``, if any, is
+told in words what the next calls are for. Raising from it stops the calibration, and raising
+:class:`Enough` while sigmas are learned ends it with the best table so far.
 """
 
 from __future__ import annotations

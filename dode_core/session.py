@@ -28,6 +28,8 @@ from .tables.fields import Errors
 from .tables.table import LambdaTable
 from .version import PROGRAM
 
+FOLLOWING = "following the model in many small steps"
+
 
 class Session:
     """One calibration run on ``samples``, whose noise is at the first sigma of ``grid``."""
@@ -85,6 +87,7 @@ class Session:
                 f"{shape}: one state per model evaluation and sample."
             )
         batches = []
+        self.model.begin(FOLLOWING)
         for part in self.parts:
             state = self.samples.state(part)
             if targets is None:
@@ -99,6 +102,7 @@ class Session:
     def trajectories(self) -> list[Trajectory]:
         """The dense teacher's run, once for the whole session."""
         fine = reaching_grid(self.grid, self.parametrization)
+        self.model.begin(FOLLOWING)
         return [
             dense_teacher(self.model, self.samples.state(part), fine, self.parametrization)
             for part in self.parts
@@ -133,6 +137,7 @@ class Session:
     ) -> LambdaTable:
         """A table on the given grid."""
         fit = StagewiseFit(self.model, batches, scheme.stages(grid), self.parametrization)
+        self.model.begin("learning one step after the other")
         lambdas, errors = fit.run()
         zeroed = tuple(sorted(fit.zeroed))
         return self._table(scheme, grid, lambdas, errors, teacher=teacher, zeroed=zeroed)

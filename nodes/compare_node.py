@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import comfy.samplers
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
@@ -19,7 +19,6 @@ from .host.common import (
     advanced,
     cfg_widget,
     scheduler_widget,
-    show_text,
     steps_widget,
 )
 from .host.comparing import CountingGuider, Entry, compare, jobs, peer_job
@@ -28,6 +27,7 @@ from .host.live import Live
 from .host.picture import columns
 from .host.running import Plan
 from .host.sampling import SAMPLER_NAME, choose, riding_tables
+from .host.telling import Teller, report
 
 PEER, TEACHER_STEPS = "dpmpp_2m", 8
 
@@ -140,19 +140,17 @@ class Compare(io.ComfyNode):
         choice = choose(model, sigmas, cfg, carried)
         other = peer_job(model, peer, scheduler, steps, denoise)
         work = jobs(sigmas, choice.resolution, Teacher(substeps=teacher_steps), other)
-        live = Live(model)
+        live = Live(model, Teller(cls.hidden.unique_id, "steps"))
         entries = compare(guider, work, Plan(latent_image, seed), live)
 
-        text = "\n".join([report(entries), choice.resolution.message + choice.note])
+        text = "\n".join([captions(entries), choice.resolution.message + choice.note])
         logging.info("D-ODE: %s", text.replace("\n", "; "))
-        show_text(text, cls.hidden.unique_id)
         picture = columns({each.caption(): decode(vae, each) for each in entries})
-        live.finish(picture)
         image = to_tensor(picture)
-        return io.NodeOutput(image, text, ui=ui.PreviewImage(image, cls=cls))
+        return io.NodeOutput(image, text, ui=report(text, image, cls))
 
 
-def report(entries: list[Entry]) -> str:
+def captions(entries: list[Entry]) -> str:
     """A line per column."""
     return "\n".join(each.caption().replace("\n", ", ") for each in entries)
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import comfy.samplers
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import default_method
-from ..dode_core.solve.solvers import get_solver
 from .host import calibrate, models, store
-from .host.common import CATEGORY, Table, show_text
+from .host.common import CATEGORY, Table
 from .host.distill_inputs import TEACHER, sockets, widgets
 from .host.distill_report import plot, summary, to_tensor
 from .host.live import Live
 from .host.making import Work, find_or_make
+from .host.telling import Teller, report
 
 
 class Distill(io.ComfyNode):
@@ -67,7 +67,6 @@ class Distill(io.ComfyNode):
         re_distill: bool = False,
         filename: str = "",
     ) -> io.NodeOutput:
-        label = get_solver(solver).label
         substeps = Teacher(teacher, teacher_steps)
         guider = chosen_guider(guider, model, positive, negative, cfg)
         patcher, cfg_used = guider.model_patcher, models.guidance(guider)
@@ -86,17 +85,14 @@ class Distill(io.ComfyNode):
             store.target(identity, filename),
             named=bool(filename.strip()),
         )
-        node, live = cls.hidden.unique_id, Live(patcher)
-        begin = lambda: show_text(f"distilling {label} ...", node)  # noqa: E731
-        table, where = find_or_make(work, live, reuse=not re_distill, before=begin)
+        live = Live(patcher, Teller(cls.hidden.unique_id))
+        table, where = find_or_make(work, live, reuse=not re_distill)
 
         text = f"{summary(table)}\n{where}"
         logging.info("D-ODE: %s", text.replace("\n", "; "))
         picture, problem = plot(table)
         text += f"\n{problem}" if problem else ""
-        show_text(text, node)
-        live.finish(picture)
-        shown = None if picture is None else ui.PreviewImage(to_tensor(picture), cls=cls)
+        shown = report(text, None if picture is None else to_tensor(picture), cls)
         return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=shown)
 
 

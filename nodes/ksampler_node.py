@@ -17,13 +17,13 @@ from .host.common import (
     advanced,
     cfg_widget,
     scheduler_widget,
-    show_text,
     steps_widget,
 )
 from .host.live import Live
 from .host.making import Work, find_or_make
 from .host.running import Plan, sample
 from .host.sampling import choose, riding_tables, sample_dode
+from .host.telling import Teller, report
 
 PLAIN, DISTILL = "sample without one", "distil one now"
 SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here
@@ -122,21 +122,17 @@ class KSampler(io.ComfyNode):
             if resolution.kind not in ("exact", "slice"):
                 whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
                 content = calibrate.prepare_latent(model, latent_image)
-                table, where = cls.distill(guider, content, whole, len(whole) == len(sigmas), live)
+                table, where = cls.distill(guider, content, whole, len(whole) == len(sigmas))
                 said.append(f"distilled now, {where}")
         options = {"table": table, "say": said.append}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
         samples = sample(guider, sampler, sigmas, Plan(latent_image, seed), live)
         text = "\n".join(reversed(said))
-        show_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(samples, text)
+        return io.NodeOutput(samples, text, ui=report(text))
 
     @classmethod
-    def distill(
-        cls, guider: Any, content: Any, sigmas: Any, full: bool, live: Live
-    ) -> tuple[LambdaTable, str]:
+    def distill(cls, guider: Any, content: Any, sigmas: Any, full: bool) -> tuple[LambdaTable, str]:
         """A table for this model and schedule, kept where D-ODE Distill keeps it."""
-        show_text("no table yet, distilling one ...", cls.hidden.unique_id)
         patcher = guider.model_patcher
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
         settings = calibrate.DistillSettings(
@@ -151,7 +147,10 @@ class KSampler(io.ComfyNode):
         )
         content = calibrate.emptied(content)
         work = Work(guider, content, sigmas, settings, identity, store.target(identity))
-        return find_or_make(work, live)
+        live = Live(patcher, Teller(cls.hidden.unique_id))
+        found = find_or_make(work, live)
+        live.end()
+        return found
 
 
 NODES = [KSampler]

@@ -11,7 +11,8 @@ from ..dode_core.errors import DodeError, TableError
 from ..dode_core.solve.solvers import SOLVERS, get_solver
 from ..dode_core.tables.table import LambdaTable
 from .host import store
-from .host.common import CATEGORY, SOLVER_HELP, Table, advanced, show_text
+from .host.common import CATEGORY, SOLVER_HELP, Table, advanced
+from .host.telling import report
 
 ANY = "any"
 NO_FILES = "(no table files yet)"
@@ -67,7 +68,6 @@ class LoadTable(io.ComfyNode):
                 Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
                 io.Sigmas.Output(display_name="SIGMAS", tooltip="The table's own sigmas."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -90,8 +90,8 @@ class LoadTable(io.ComfyNode):
     ) -> io.NodeOutput:
         table = select(file, solver, steps, number)
         made_for = f"\nmade for {table.model_name}" if table.model_name else ""
-        show_text(table.describe() + made_for, cls.hidden.unique_id)
-        return io.NodeOutput(table, table.sigmas.to(torch.float32))
+        said = report(table.describe() + made_for)
+        return io.NodeOutput(table, table.sigmas.to(torch.float32), ui=said)
 
 
 def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:

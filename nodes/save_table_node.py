@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..dode_core.errors import DodeError, TableError
 from ..dode_core.tables.table import LambdaTable
 from .host import models, store
-from .host.common import CATEGORY, Table, show_text
+from .host.common import CATEGORY, Table
+from .host.telling import report
 
 
 class SaveTable(io.ComfyNode):
@@ -66,8 +67,7 @@ class SaveTable(io.ComfyNode):
         if identity and known and not identity.same_model(known):
             note += f"; it was made for {table.model_name or 'another model'}"
         text = f"{table.describe()}\nsaved in {store.shown(file)}" + note
-        show_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(str(file))
+        return io.NodeOutput(str(file), ui=report(text))
 
 
 NODES = [SaveTable]

@@ -112,9 +112,8 @@ class Result:
         return self.server.latent(self.outputs[f"{key}_save"]["latents"][0])
 
     def text(self, key: str = "distill") -> str:
-        """The last text in a node's body."""
-        texts = [data for kind, data in self.job.events if kind == "progress_text"]
-        return [data["text"] for data in texts if data["node"] == key][-1]
+        """The report in a node's body."""
+        return "".join(self.outputs[key]["text"])
 
     def said(self) -> list[str]:
         """What the sampler logged, one line a run."""

@@ -237,9 +237,9 @@ def test_previews_of_nested_latents(tmp_path: Path) -> None:
         return kind, None, 512
 
     live.previewer = SimpleNamespace(decode_latent_to_preview_image=decode)
-    live.update(1, 4, torch.zeros(2, 1, 100))
+    live(1, 4, torch.zeros(2, 1, 100))
     assert shown == []
-    live.update(2, 4, NestedTensor([torch.zeros(2, 16, 8, 8), torch.zeros(2, 4, 30)]))
+    live(2, 4, NestedTensor([torch.zeros(2, 16, 8, 8), torch.zeros(2, 4, 30)]))
     assert [latent.shape for latent in shown] == [(1, 16, 8, 8)]
 
 
@@ -247,7 +247,7 @@ def test_a_preview_is_never_worth_the_run(tmp_path: Path, caplog: pytest.LogCapt
     live = part("nodes.host.live").Live(patcher(tmp_path))
     live.previewer = SimpleNamespace(decode_latent_to_preview_image=lambda *_: 1 / 0)
     for done in (1, 2):
-        live.update(done, 4, torch.zeros(1, 16, 8, 8))
+        live(done, 4, torch.zeros(1, 16, 8, 8))
     assert caplog.text.count("no live preview of a latent") == 1
 
 

@@ -76,9 +76,13 @@ def test_distills_shows_and_saves(comfy: ComfyServer) -> None:
     values = [data["value"] for data in progress]
     assert values == sorted(values) and len({data["max"] for data in progress}) == 1
     assert values[-1] == progress[-1]["max"] and len(values) > 20
-    previews = [data["image"] for kind, data in result.job.events if kind == "preview"]
-    assert len(previews) > 20 and previews[0].size != plot.size
-    assert previews[-1].size == plot.size  # what stays in the node is the plot
+    assert "preview" not in result.job.kinds()  # the front end would keep it beside the plot
+    told = [data for kind, data in result.job.events if kind == "dode.progress"]
+    lines = [data["text"].splitlines() for data in told]
+    assert lines[0] == ["D-DDIM for 6 steps"]
+    assert ["D-DDIM for 6 steps, following the model in many small steps"] in lines
+    assert any(" left" in line[-1] for line in lines)
+    assert any(data["picture"].startswith("data:image/jpeg;base64,") for data in told)
 
 
 def test_samples_closer_to_the_teacher(comfy: ComfyServer) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_graphs import demo, distill, table_files
+from comfy_graphs import demo, distill, only_table, table_files
 from conftest import missing
 from example_graphs import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
@@ -28,14 +29,14 @@ NODE = """type => {
     return {
         size: node.size,
         seen: seen.map(widget => widget.name),
-        text: node.widgets.find(widget => widget.name === '$$node-text-preview')?.value,
+        text: node.dodeReport?.textContent,
         images: (node.imgs ?? []).map(image => image.naturalWidth),
     };
 }"""
 SHOWN = """() => window.app.graph.nodes.map(node => ({
     kind: node.type,
     size: node.size,
-    text: node.widgets?.find(widget => widget.name === '$$node-text-preview')?.value ?? '',
+    text: node.dodeReport?.textContent ?? '',
     images: (node.imgs ?? []).map(image => image.naturalWidth),
 }))"""
 # All as shipped, but of fewer samples; and the stand-ins for checkpoints, which are slow and of
@@ -113,16 +114,22 @@ def test_advanced_inputs_are_hidden_until_asked_for(front: FrontEnd) -> None:
     kinds = ["DODE_DemoModel", "DODE_Distill", "DODE_Sampler", "DODE_LoadTable", "DODE_Compare"]
     front.page.evaluate(ADD, [*kinds, "DODE_KSampler"])
     for kind in kinds:
-        assert len(describe(front, kind)["seen"]) <= 3
+        assert len(describe(front, kind)["seen"]) <= 4
     seen = describe(front, "DODE_KSampler")["seen"]
-    assert seen == ["seed", "control_after_generate", "steps", "cfg"]  # as in every KSampler
+    assert seen == [
+        "seed",
+        "control_after_generate",
+        "steps",
+        "cfg",
+        "dode_report",
+    ]  # as in every KSampler
     before = describe(front, "DODE_Distill")
-    assert before["seen"] == ["solver", "steps", "cfg"] and before["size"][1] < 250
+    assert before["seen"] == ["solver", "steps", "cfg", "dode_report"] and before["size"][1] < 390
     front.page.evaluate(
         "() => window.app.graph.nodes.find(n => n.type === 'DODE_Distill').toggleAdvanced()"
     )
     after = describe(front, "DODE_Distill")
-    assert len(after["seen"]) == 13 and after["size"][1] > before["size"][1] + 150
+    assert len(after["seen"]) == 14 and after["size"][1] > before["size"][1] + 150
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -161,13 +168,20 @@ def all_tables(comfy: ComfyServer) -> list[dode.LambdaTable]:
 
 
 def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer) -> None:
-    """While a node distils it shows what is painted, and in the end its plot."""
+    """While a node distils it shows what is painted and how far it is, in the end its plot."""
     source = demo()
     graph = distill(source, seed=12)
     front.load_prompt({"1": graph["demo"], "2": relinked(graph["distill"])})
     front.queue()
-    front.page.wait_for_function("() => window.app.nodePreviewImages?.[2]?.length", timeout=60_000)
+    shown = "() => window.app.graph.getNodeById(2).dodeReport"
+    front.page.wait_for_function(f"{shown}.querySelector('img')?.naturalWidth", timeout=60_000)
+    said = front.page.evaluate(f"{shown}.textContent")
+    assert re.fullmatch(
+        r"D-DDIM for 6 steps, [a-z ]+\n[\d,]+ of at most [\d,]+ model calls.*", said
+    )
     front.wait()
+    assert only_table(comfy).describe() in front.page.evaluate(f"{shown}.textContent")
+    assert front.page.evaluate(f"{shown}.querySelector('img')") is None
     front.screenshot(PICTURES / "after_preview.png")
     plot = Image.open(plot_file(front, comfy)).width
     front.page.wait_for_function(

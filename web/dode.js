@@ -11,7 +11,7 @@ app.registerExtension({
     nodeCreated(node) {
         if (!node.comfyClass?.startsWith("DODE_")) return;
         for (const widget of node.widgets ?? []) {
-            if (!widget.options?.advanced || widget.advanced) continue; // newer ones do it all
+            if (!widget.options?.advanced) continue;
             const size = widget.computeSize;
             widget.advanced = true;
             widget.computeSize = (width) => {

@@ -18,7 +18,7 @@ from ..solve.integrate import Denoiser
 from .memory import InParts
 from .probe import Evaluation, Probe
 
-Progress = Callable[[int, int, Tensor], None]
+Progress = Callable[[int, int, Tensor], None]  # one with a method ``begin(phase)`` is told those
 SAMPLES = "_dode_samples"  # the samples' own numbers ride along as one more argument per sample
 ALL_ROWS = "_dode_all_rows"  # how many rows the micro-batch has in all processes
 
@@ -61,11 +61,18 @@ class CountingModel:
         self._report(denoised)
         return denoised
 
+    def begin(self, phase: str) -> None:
+        """Say, in words for users, what the next calls are for, to a progress that takes it."""
+        begin = getattr(self.progress, "begin", None)
+        if begin is not None:
+            begin(phase)
+
     def check_unchanged(self) -> None:
         """Evaluate one remembered sample again. Raises when the model is no longer the same."""
         self.evaluations += 1
         if (kept := self.probe.kept) is None:
             return
+        self.begin("checking that the model is still the same")
         after = self.model(kept.x, kept.sigma, kept.extra_args)
         self._report(after)
         self.probe.check(after)

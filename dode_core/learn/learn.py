@@ -114,6 +114,7 @@ class Learner:
         pairs = zip(self.material.trajectories, self.batches, strict=True)
         known = [trajectory for trajectory, batch in pairs if not batch.held_out]
         ahead = self.student(few, True) if looking else None
+        self.model.begin("trying schedules to start from")
         starts = rank_starts(scouts, ahead, known, sigmas, extra, self.material.low, trials)
         begun = []
         for start in starts[:STARTS_KEPT]:
@@ -156,6 +157,7 @@ class Learner:
         learners = self.student(fit[:count], everyone.mean is not None)
         room = left / learners.samples - jacobian_cost(run, columns)
         base = run.part(count)  # fit samples come first
+        self.model.begin("learning where to step, and how")
         best = improve(learners, base, self.material.low, int(room / n) - 1, columns)
         return None if best is None else everyone.run(best.nodes, best.lambdas)
 
@@ -181,6 +183,7 @@ def learn(
     per sample. ``extra`` are more starts. Compared with the plain solver on the given grid.
     """
     everyone = Student(material.model, material.batches, scheme)
+    material.model.begin("measuring the solver as it is")
     before = everyone.run_plain(sigmas)
     learner = Learner(material, scheme, (budget - len(before.stages)) * everyone.samples)
     runs = learner.rounds(sigmas, extra)

@@ -86,7 +86,7 @@ class DistillSampler:
             extra_args=extra_args,
             teacher=self.settings.teacher,
             holdout=self.settings.holdout,
-            progress=self.live.update,
+            progress=self.live,
             parametrization=self.kind,
             batch_size=self.settings.batch_size,
             directions=method.directions,

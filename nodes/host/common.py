@@ -1,4 +1,4 @@
-"""What the node files share: the table's type, hidden widgets, text in a node's body."""
+"""What the node files share: the table's type, advanced widgets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import comfy.samplers
 from comfy_api.latest import io
-from server import PromptServer
 
 from ...dode_core.solve.solvers import SOLVERS
 
@@ -43,10 +42,3 @@ def scheduler_widget(tooltip: str) -> io.Input:
             "scheduler", options=options, default=options[0], optional=True, tooltip=tooltip
         )
     )
-
-
-def show_text(text: str, node_id: str | None) -> None:
-    """Show text in a node's body, where there is a front end to show it."""
-    server = getattr(PromptServer, "instance", None)
-    if node_id is not None and server is not None:
-        server.send_progress_text(text, node_id)

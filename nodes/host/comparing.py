@@ -101,8 +101,9 @@ def compare(
         guider = make_guider()
 
         def report(step: int, steps: int, denoised: Tensor, done: int = done) -> None:
-            live.update(done + step, total, denoised)
+            live(done + step, total, denoised)
 
+        live.begin(job.name)
         latent = sample(guider, job.sampler, job.sigmas, plan, live, report)
         entry = Entry(job.name, latent, guider.evaluations)
         if entries:

@@ -10,28 +10,45 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .telling import Teller
+
 LATENT_RANKS = (4, 5)  # images and video; what is packed cannot be shown
 
 
 class Live:
-    """The bar of one node; previews are as ComfyUI is set up to make them, or none."""
+    """The bar of one node; previews are as ComfyUI is set up to make them, or none.
 
-    def __init__(self, patcher: Any) -> None:
+    ``teller``: of a node that ends with a picture of its own. Its previews go where its report
+    will stand, since the front end would keep the last one beside that picture.
+    """
+
+    def __init__(self, patcher: Any, teller: Teller | None = None) -> None:
         self.bar = comfy.utils.ProgressBar(1)
         self.previewer = make_previewer(patcher)
+        self.teller = teller
 
-    def update(self, done: int, total: int, denoised: Tensor) -> None:
+    def __call__(self, done: int, total: int, denoised: Tensor) -> None:
         """Show how far the work is. Raises the host's own exception when it was interrupted."""
         management.throw_exception_if_processing_interrupted()
-        self.bar.update_absolute(done, total, self._preview(denoised))
+        if self.teller is None:
+            self.bar.update_absolute(done, total, self._preview(denoised))
+            return
+        before, parts = self.teller.before, self.teller.parts_left
+        self.bar.update_absolute(before + done, before + total * parts)
+        self.teller.update(done, total, lambda: (self._preview(denoised) or (None, None))[1])
 
-    def finish(self, picture: Any) -> None:
-        """End with the node's own picture: the last preview stays on top of its output."""
-        if self.previewer is not None and picture is not None:
-            self.bar.update_absolute(self.bar.total, self.bar.total, ("PNG", picture, None))
+    def begin(self, phase: str) -> None:
+        """What is done next, in words."""
+        if self.teller is not None:
+            self.teller.begin(phase)
+
+    def end(self) -> None:
+        """The work that was told of is done; the node goes on with other work."""
+        if self.teller is not None:
+            self.teller.end()
 
     def _preview(self, denoised: Tensor) -> Any:
-        """What the host's progress hook takes as a preview, or None."""
+        """What the host's progress hook takes as a preview, (format, PIL image, size), or None."""
         if denoised.is_nested:  # newer hosts unpack it for callbacks
             denoised = denoised.unbind()[0]
         if self.previewer is None or denoised.ndim not in LATENT_RANKS:

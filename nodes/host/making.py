@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from ...dode_core.methods import get_method
 from ...dode_core.reuse import Recipe, find_same, stamped
 from ...dode_core.solve.scheme import Scheme
+from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
 from . import calibrate, models, store
 from .live import Live
@@ -35,13 +35,15 @@ class Work:
 
 
 def find_or_make(
-    work: Work, live: Live, reuse: bool = True, before: Callable[[], None] = lambda: None
+    work: Work, live: Live, reuse: bool = True, left: int = 1
 ) -> tuple[LambdaTable, str]:
-    """(a table, what was done for it); ``before`` is called when there is work to do."""
+    """(a table, what was done for it); ``left``: the tables still to make, this one included."""
     found = find(work) if reuse else None
     if found is not None:
         return found.table, f"found in {store.shown(found.file)}, nothing to do"
-    before()
+    if live.teller is not None:
+        steps = len(work.sigmas) - 1
+        live.teller.part(f"{get_solver(work.settings.solver).label} for {steps} steps", left)
     began = time.monotonic()
     table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
     table, where = keep(table, work)

@@ -28,7 +28,7 @@ def sample(
     guider: Any, sampler: Any, sigmas: Tensor, plan: Plan, live: Live, report: Report | None = None
 ) -> dict[str, Any]:
     """The denoised LATENT. ``report(done, total, denoised)`` replaces the bar's own progress."""
-    report = report or live.update
+    report = report or live
     content = comfy.sample.fix_empty_latent_channels(guider.model_patcher, plan.latent["samples"])
     noise = comfy.sample.prepare_noise(content, plan.seed, plan.latent.get("batch_index"))
 
