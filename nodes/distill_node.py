@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import comfy.samplers
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import default_method
 from .host import calibrate, models, store
 from .host.common import CATEGORY, Table
 from .host.distill_inputs import TEACHER, sockets, widgets
-from .host.distill_report import plot, summary, to_tensor
+from .host.distill_report import show
 from .host.live import Live
 from .host.making import Work, find_or_make
-from .host.telling import Teller, report
+from .host.telling import Teller
 
 
 class Distill(io.ComfyNode):
@@ -67,11 +64,17 @@ class Distill(io.ComfyNode):
         re_distill: bool = False,
         filename: str = "",
     ) -> io.NodeOutput:
-        substeps = Teacher(teacher, teacher_steps)
-        guider = chosen_guider(guider, model, positive, negative, cfg)
-        patcher, cfg_used = guider.model_patcher, models.guidance(guider)
+        guider = calibrate.chosen_guider(guider, model, positive, negative, cfg)
+        patcher = guider.model_patcher
         settings = calibrate.DistillSettings(
-            solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
+            solver=solver,
+            teacher=Teacher(teacher, teacher_steps),
+            samples=samples,
+            holdout=holdout,
+            seed=seed,
+            batch_size=batch_size,
+            cfg=models.guidance(guider),
+            method=method,
         )
         if sigmas is None:
             sigmas = calibrate.schedule(patcher, scheduler, steps)
@@ -87,30 +90,7 @@ class Distill(io.ComfyNode):
         )
         live = Live(patcher, Teller(cls.hidden.unique_id))
         table, where = find_or_make(work, live, reuse=not re_distill)
-
-        text = f"{summary(table)}\n{where}"
-        logging.info("D-ODE: %s", text.replace("\n", "; "))
-        picture, problem = plot(table)
-        text += f"\n{problem}" if problem else ""
-        shown = report(text, None if picture is None else to_tensor(picture), cls)
-        return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=shown)
-
-
-def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
-    """The guider that is connected, or the host's own around what is connected instead."""
-    if guider is None:
-        if model is None or positive is None:
-            missing = "a model" if model is None else "positive"
-            raise CalibrationError(
-                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
-            )
-        return calibrate.make_guider(model, positive, negative, cfg)
-    if not (model is None and positive is None and negative is None):
-        raise CalibrationError(
-            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
-            "two, so that it is clear what is distilled."
-        )
-    return guider
+        return show(table, where, cls)
 
 
 NODES = [Distill]

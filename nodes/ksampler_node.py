@@ -7,26 +7,15 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..dode_core.fit.teacher import Teacher
-from ..dode_core.methods import default_method
 from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
-from .host.common import (
-    CATEGORY,
-    Table,
-    advanced,
-    cfg_widget,
-    scheduler_widget,
-    steps_widget,
-)
+from .host.common import CATEGORY
 from .host.live import Live
 from .host.making import Work, find_or_make
+from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
 from .host.running import Plan, sample
 from .host.sampling import choose, riding_tables, sample_dode
 from .host.telling import Teller, report
-
-PLAIN, DISTILL = "sample without one", "distil one now"
-SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here
 
 
 class KSampler(io.ComfyNode):
@@ -41,51 +30,7 @@ class KSampler(io.ComfyNode):
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
             "distils one first.",
-            inputs=[
-                io.Model.Input("model", tooltip="The model, with its LoRAs."),
-                io.Conditioning.Input("positive", tooltip="What you want to see."),
-                io.Latent.Input("latent_image", tooltip="Empty, or an image to start from."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What to avoid. Needed unless cfg is 1."
-                ),
-                Table.Input(
-                    "table", optional=True, tooltip="This table instead of the best there is."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise.",
-                ),
-                steps_widget("Steps to sample in."),
-                cfg_widget(),
-                scheduler_widget(
-                    "Where the noise levels are. A table serves the scheduler that it was made for."
-                ),
-                advanced(
-                    io.Float.Input(
-                        "denoise",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        optional=True,
-                        tooltip="How much of an image is made anew, as in the stock KSampler.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "no_table",
-                        options=[PLAIN, DISTILL],
-                        default=PLAIN,
-                        optional=True,
-                        tooltip="When this model has no table for these steps: sample with plain "
-                        "DPM-Solver++(2M), or distil a table first, once, and keep it.",
-                    )
-                ),
-            ],
+            inputs=ksampler_inputs(),
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
                 io.String.Output(display_name="report", tooltip="Which table was used, and how."),
@@ -135,16 +80,7 @@ class KSampler(io.ComfyNode):
         """A table for this model and schedule, kept where D-ODE Distill keeps it."""
         patcher = guider.model_patcher
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
-        settings = calibrate.DistillSettings(
-            SOLVER,
-            Teacher(),
-            SAMPLES,
-            0.25,
-            0,
-            BATCH,
-            guider.cfg,
-            default_method(full),
-        )
+        settings = calibrate.default_settings(guider.cfg, full)
         content = calibrate.emptied(content)
         work = Work(guider, content, sigmas, settings, identity, store.target(identity))
         live = Live(patcher, Teller(cls.hidden.unique_id))

@@ -53,6 +53,20 @@ class DistillSettings:
             )
 
 
+def default_settings(cfg: float | None, full_run: bool) -> DistillSettings:
+    """What a user gets who chooses nothing."""
+    return DistillSettings(
+        solver="ddim",
+        teacher=Teacher(),
+        samples=16,
+        holdout=0.25,
+        seed=0,
+        batch_size=4,
+        cfg=cfg,
+        method=default_method(full_run),
+    )
+
+
 class DistillSampler:
     """The sampler function that distils; ``table`` is its result."""
 
@@ -132,6 +146,23 @@ def make_guider(
     guider = kind(model)
     guider.set_conds(positive, positive if negative is None else negative)
     guider.set_cfg(cfg)
+    return guider
+
+
+def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that is connected, or the host's own around what is connected instead."""
+    if guider is None:
+        if model is None or positive is None:
+            missing = "a model" if model is None else "positive"
+            raise CalibrationError(
+                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
+            )
+        return make_guider(model, positive, negative, cfg)
+    if not (model is None and positive is None and negative is None):
+        raise CalibrationError(
+            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
+            "two, so that it is clear what is distilled."
+        )
     return guider
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from comfy_api.latest.io import NodeOutput
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.tables.table import LambdaTable
+from .telling import report
 
 
 def summary(table: LambdaTable) -> str:
@@ -53,3 +55,13 @@ def plot(table: LambdaTable) -> tuple[Any, str]:
 def to_tensor(picture: Any) -> Tensor:
     """A PIL image as IMAGE, shape (1, height, width, 3)."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+def show(table: LambdaTable, where: str, node: Any) -> NodeOutput:
+    """The table, its sigmas and the report, in words and as a plot."""
+    text = f"{summary(table)}\n{where}"
+    logging.info("D-ODE: %s", text.replace("\n", "; "))
+    picture, problem = plot(table)
+    text += f"\n{problem}" if problem else ""
+    look = report(text, None if picture is None else to_tensor(picture), node)
+    return NodeOutput(table, table.sigmas.to(torch.float32), text, ui=look)
