@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 import dode_core as dode
-from dode_core.demo.run import SIGMA_HIGH, SIGMA_LOW, DemoSettings, Samples, start_noise
+from dode_core.demo.run import SIGMA_HIGH, SIGMA_LOW, DemoNoises, DemoSettings, start_noise
 from dode_core.report import text_table
 from dode_core.solve.schedules import karras
 
@@ -25,7 +25,7 @@ PAPER = dode.Teacher("ddim", 10)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    held_out = Samples(HELD_OUT, 999, DemoSettings())
+    held_out = DemoNoises(HELD_OUT, 999, DemoSettings())
     fine = karras(64, SIGMA_LOW, SIGMA_HIGH)
     reference = held_out.sample(fine, solver="heun")
     jobs = [

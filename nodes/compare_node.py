@@ -19,7 +19,7 @@ from .host.comparing_report import captions, side_by_side
 from .host.distill_report import to_tensor
 from .host.live import Live
 from .host.run_inputs import TEACHER_STEPS, compare_inputs
-from .host.running import Plan
+from .host.running import SeededLatent
 from .host.sampling import SAMPLER_NAME, choose, riding_tables
 from .host.telling import Teller, report
 
@@ -83,7 +83,7 @@ class Compare(io.ComfyNode):
         other = peer_contender(model, peer, scheduler, steps, denoise)
         work = contenders(sigmas, choice.resolution, Teacher(substeps=teacher_steps), other)
         live = Live(model, Teller(cls.hidden.unique_id, "steps"))
-        entries = compare(guider, work, Plan(latent_image, seed), live)
+        entries = compare(guider, work, SeededLatent(latent_image, seed), live)
 
         text = "\n".join([captions(entries), choice.resolution.message + choice.note])
         logging.info("D-ODE: %s", text.replace("\n", "; "))

@@ -1,4 +1,4 @@
-"""KSampler (D-ODE): all in one. Finds the best table, or distils one, and samples."""
+"""KSampler (D-ODE): all in one. Finds the best table, or distills one, and samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .host.common import CATEGORY
 from .host.live import Live
 from .host.making import Work, find_or_make
 from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
-from .host.running import Plan, sample
+from .host.running import SeededLatent, sample
 from .host.sampling import choose, riding_tables, sample_dode
 from .host.telling import Teller, report
 
@@ -29,7 +29,7 @@ class KSampler(io.ComfyNode):
             category=CATEGORY,
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
-            "distils one first.",
+            "distills one first.",
             inputs=ksampler_inputs(),
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
@@ -71,7 +71,7 @@ class KSampler(io.ComfyNode):
                 said.append(f"distilled now, {where}")
         options = {"table": table, "say": said.append}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
-        samples = sample(guider, sampler, sigmas, Plan(latent_image, seed), live)
+        samples = sample(guider, sampler, sigmas, SeededLatent(latent_image, seed), live)
         text = "\n".join(reversed(said))
         return io.NodeOutput(samples, text, ui=report(text))
 

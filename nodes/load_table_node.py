@@ -76,7 +76,7 @@ class LoadTable(io.ComfyNode):
             tables = store.tables_in(store.find_file(file))
         except DodeError as error:
             return str(error)
-        return bool(tables) or f"{file} holds no table; distil one first."
+        return bool(tables) or f"{file} holds no table; distill one first."
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **kwargs: Any) -> str:

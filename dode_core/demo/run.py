@@ -1,4 +1,4 @@
-"""The demo: distil the paper's five solvers on the embedded model, compare, draw."""
+"""The demo: distill the paper's five solvers on the embedded model, compare, draw."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def steps_for_peer(name: str, nfe: int) -> int:
     return (nfe + 1) // 2 if peer_evaluations(name, 2) == 3 else nfe
 
 
-class Samples:
+class DemoNoises:
     """Noises of the demo model with their labels, sampled in batches that suit a CPU."""
 
     def __init__(self, count: int, seed: int, settings: DemoSettings) -> None:
@@ -127,7 +127,7 @@ class Contest:
 
     def __init__(self, settings: DemoSettings) -> None:
         self.settings = settings
-        self.samples = Samples(settings.held_out, settings.seed + 1_000_000, settings)
+        self.samples = DemoNoises(settings.held_out, settings.seed + 1_000_000, settings)
         fine = make_sigmas("karras", TEACHER_STEPS, SIGMA_LOW, SIGMA_HIGH)
         self.reference = self.samples.sample(fine, solver="heun")
         self.scores = Scores()

@@ -33,7 +33,7 @@ from .prompts import by_prompt
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What to distil, and on how much."""
+    """What to distill, and on how much."""
 
     solver: str
     teacher: Teacher
@@ -68,7 +68,7 @@ def default_settings(cfg: float | None, full_run: bool) -> DistillSettings:
 
 
 class DistillSampler:
-    """The sampler function that distils; ``table`` is its result."""
+    """The sampler function that distills; ``table`` is its result."""
 
     def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
@@ -83,7 +83,7 @@ class DistillSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distil on the scaled noise ``x``, which is returned as it came."""
+        """Distill on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core.distillation import distill  # not before there is work
 
         model, extra_args = by_prompt(model, len(x), extra_args or {})
@@ -112,7 +112,7 @@ class DistillSampler:
 def calibrate(
     guider: Any, latent: Any, sigmas: Tensor, settings: DistillSettings, live: Live
 ) -> LambdaTable:
-    """Distil with a guider on noise for ``settings.samples`` copies of a latent.
+    """Distill with a guider on noise for ``settings.samples`` copies of a latent.
 
     latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
     Raises :class:`DodeError`, and the host's own exception on interrupt.

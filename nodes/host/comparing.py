@@ -17,7 +17,7 @@ from ...dode_core.solve.solvers import get_solver
 from ...dode_core.solve.stages import Stage, plain
 from .calibrate import schedule
 from .live import Live
-from .running import Plan, sample
+from .running import SeededLatent, sample
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def stages_sampler(stages: list[Stage], kind: str) -> Any:
 
 
 def compare(
-    make_guider: Callable[[], CountingGuider], work: list[Contender], plan: Plan, live: Live
+    make_guider: Callable[[], CountingGuider], work: list[Contender], plan: SeededLatent, live: Live
 ) -> list[Entry]:
     """Every run from the same noise, the first being the teacher, with one progress bar."""
     total, done, entries = sum(job.steps for job in work), 0, []

@@ -29,7 +29,7 @@ def ksampler_inputs() -> list[io.Input]:
                 default=PLAIN,
                 optional=True,
                 tooltip="When this model has no table for these steps: sample with plain "
-                "DPM-Solver++(2M), or distil a table first, once, and keep it.",
+                "DPM-Solver++(2M), or distill a table first, once, and keep it.",
             )
         ),
     ]
