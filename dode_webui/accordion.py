@@ -84,7 +84,7 @@ def run_from_accordion(
     steps: float,
     scheduler: str = AUTOMATIC,
 ) -> Iterator[Any]:
-    """Distil for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+    """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
 
     def make() -> Request:
         return Request(

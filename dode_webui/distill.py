@@ -151,7 +151,7 @@ def run(
         "do_not_save_grid": True,
     }
     kind: Any = processing.StableDiffusionProcessingTxt2Img
-    known = set(getattr(kind, "__dataclass_fields__", settings))
+    known = getattr(kind, "__dataclass_fields__", settings)  # a plain class takes all of them
     settings = {key: value for key, value in settings.items() if key in known}
     with contextlib.closing(kind(**settings)) as p:
         p.scripts = scripts.ScriptRunner()

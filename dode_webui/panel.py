@@ -64,7 +64,7 @@ def controls(gr: Any) -> tuple[list[Any], Any, Any]:
     Labels differ from each other: the host keeps what users set by label.
     """
     gr.Markdown(
-        "Distils tables for the loaded checkpoint: a few minutes of work, once for every step "
+        "Distills tables for the loaded checkpoint: a few minutes of work, once for every step "
         "count and cfg that you use. Size, cfg and negative prompt are those of the txt2img tab."
     )
     names, menu = schedulers(), list(SOLVER_MENU)
@@ -78,7 +78,7 @@ def controls(gr: Any) -> tuple[list[Any], Any, Any]:
         solver = gr.Dropdown(menu, value=menu[0], label="Solver", elem_id="dode_solver")
     sigmas = gr.Checkbox(
         True,
-        label="Distil the sigmas too: nearest to the converged image, some ten times the work",
+        label="Distill the sigmas too: nearest to the converged image, some ten times the work",
         elem_id="dode_sigmas",
     )
     which = gr.Radio([CURRENT, LIST], value=CURRENT, label="Prompts", elem_id="dode_which")
@@ -122,7 +122,7 @@ def run_from_tab(
     width: float,
     height: float,
 ) -> Iterator[list[Any]]:
-    """Distil as the tab says, or watch what is running already."""
+    """Distill as the tab says, or watch what is running already."""
     lines = [line.strip() for line in prompts.splitlines() if line.strip()]
     if which == LIST and not lines:
         yield [

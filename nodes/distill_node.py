@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import comfy.samplers
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import EVERY_RUN
 from ..dode_core.step_counts import step_counts
-from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
 from .host.common import CATEGORY, Table
 from .host.distill_inputs import TEACHER, sockets, widgets
-from .host.distill_report import plot, summary, to_tensor
+from .host.distill_report import plot, show
 from .host.live import Live
-from .host.making import Work, find_or_make
+from .host.making import Work, make_all
 from .host.profile_report import plot_profile, tables_of
 from .host.profiling import ProfileWork, find_or_make_profile
 from .host.schema import ALIASES, schema
-from .host.telling import Teller, report
+from .host.telling import Teller
 
 
 class Distill(io.ComfyNode):
@@ -80,11 +76,12 @@ class Distill(io.ComfyNode):
         re_distill: bool = False,
         filename: str = "",
     ) -> io.NodeOutput:
-        guider = chosen_guider(guider, model, positive, negative, cfg)
+        guider = calibrate.chosen_guider(guider, model, positive, negative, cfg)
         patcher = guider.model_patcher
-        grids = [sigmas]
         if sigmas is None:
             grids = [calibrate.schedule(patcher, scheduler, n) for n in step_counts(steps)]
+        else:
+            grids = [sigmas]
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         content = calibrate.prepare_latent(patcher, latent)
         live = Live(patcher, Teller(cls.hidden.unique_id))
@@ -94,7 +91,7 @@ class Distill(io.ComfyNode):
             once = ProfileWork(guider, calibrate.emptied(content), identity, *amount, file)
             profile, where = find_or_make_profile(once, live, reuse=not re_distill)
             tables, text = tables_of(profile, grids, where)
-            picture, problem = plot_profile(profile, tables, grids)
+            drawn = plot_profile(profile, tables, grids)
         else:
             how = solver, Teacher(teacher, teacher_steps), *amount, models.guidance(guider), method
             settings, file = calibrate.DistillSettings(*how), store.target(identity, filename)
@@ -103,40 +100,8 @@ class Distill(io.ComfyNode):
                 for grid in grids
             ]
             tables, text = make_all(works, live, re_distill)
-            picture, problem = plot(tables[-1])
-        text += f"\n{problem}" if problem else ""
-        shown = report(text, None if picture is None else to_tensor(picture), cls)
-        table = tables if len(tables) > 1 else tables[0]
-        return io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=shown)
-
-
-def make_all(works: list[Work], live: Live, again: bool) -> tuple[list[LambdaTable], str]:
-    """A table each, and what to say of them; each is saved as soon as it is made."""
-    tables, said = [], []
-    for i, work in enumerate(works):
-        table, where = find_or_make(work, live, reuse=not again, left=len(works) - i)
-        text = f"{summary(table)}\n{where}"
-        logging.info("D-ODE: %s", text.replace("\n", "; "))
-        tables.append(table)
-        said.append(text if len(works) == 1 else f"{table.describe()}; {where}")
-    return tables, "\n".join(said)
-
-
-def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
-    """The guider that is connected, or the host's own around what is connected instead."""
-    if guider is None:
-        if model is None or positive is None:
-            missing = "a model" if model is None else "positive"
-            raise CalibrationError(
-                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
-            )
-        return calibrate.make_guider(model, positive, negative, cfg)
-    if not (model is None and positive is None and negative is None):
-        raise CalibrationError(
-            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
-            "two, so that it is clear what is distilled."
-        )
-    return guider
+            drawn = plot(tables[-1])
+        return show(tables, text, drawn, cls)
 
 
 NODES = [Distill]

@@ -1,4 +1,4 @@
-"""KSampler (D-ODE): all in one. Finds the best table, or distils one, and samples."""
+"""KSampler (D-ODE): all in one. Finds the best table, or distills one, and samples."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host import calibrate, models, store
-from .host.common import (
-    CATEGORY,
-    Table,
-    Tables,
-    advanced,
-    cfg_widget,
-    scheduler_widget,
-    steps_widget,
-)
+from .host.common import CATEGORY, Tables
 from .host.live import Live
 from .host.profiling import ProfileWork, find_or_make_profile
-from .host.running import Plan, sample
+from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
+from .host.running import SeededLatent, sample
 from .host.sampling import choose, riding_tables, sample_dode
 from .host.schema import ALIASES, ESSENTIAL, schema
 from .host.telling import Teller, report
-
-PLAIN, DISTILL = "sample without one", "distil one now"
-SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here
 
 
 class KSampler(io.ComfyNode):
@@ -39,54 +29,10 @@ class KSampler(io.ComfyNode):
             category=CATEGORY,
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
-            "distils one first.",
+            "distills one first.",
             search_aliases=ALIASES,
             essentials_category=ESSENTIAL,
-            inputs=[
-                io.Model.Input("model", tooltip="The model, with its LoRAs."),
-                io.Conditioning.Input("positive", tooltip="What you want to see."),
-                io.Latent.Input("latent_image", tooltip="Empty, or an image to start from."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What to avoid. Needed unless cfg is 1."
-                ),
-                Table.Input(
-                    "table", optional=True, tooltip="This table instead of the best there is."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise.",
-                ),
-                steps_widget("Steps to sample in."),
-                cfg_widget(),
-                scheduler_widget(
-                    "Where the noise levels are. A table serves the scheduler that it was made for."
-                ),
-                advanced(
-                    io.Float.Input(
-                        "denoise",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        optional=True,
-                        tooltip="How much of an image is made anew, as in the stock KSampler.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "no_table",
-                        options=[PLAIN, DISTILL],
-                        default=PLAIN,
-                        optional=True,
-                        tooltip="When this model has no table for these steps: sample with plain "
-                        "DPM-Solver++(2M), or distil a table first, once, and keep it.",
-                    )
-                ),
-            ],
+            inputs=ksampler_inputs(),
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
                 io.String.Output(display_name="report", tooltip="Which table was used, and how."),
@@ -124,7 +70,7 @@ class KSampler(io.ComfyNode):
                 said.append(f"distilled now, {cls.distill(guider, model, latent_image)}")
         options = {"table": table, "say": said.append}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
-        samples = sample(guider, sampler, sigmas, Plan(latent_image, seed), live)
+        samples = sample(guider, sampler, sigmas, SeededLatent(latent_image, seed), live)
         text = "\n".join(reversed(said))
         return io.NodeOutput(samples, text, ui=report(text))
 

@@ -172,7 +172,7 @@ def _uncalibrated(
     rows = [natural(stage) for stage in stages]
     why = "no table fits these sigmas" if tables else "no table found"
     message = (
-        f"uncalibrated: {why}, {name} runs without one; distil a table for {len(grid) - 1} steps"
+        f"uncalibrated: {why}, {name} runs without one; distill a table for {len(grid) - 1} steps"
     )
     return Resolution("uncalibrated", name, parametrization, stages, rows, None, message)
 

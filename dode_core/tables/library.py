@@ -72,7 +72,7 @@ class Library:
         files = self.listing()
         if name not in files:
             raise TableError(
-                f"There is no table file {name!r}; {self.refresh}, or distil one first."
+                f"There is no table file {name!r}; {self.refresh}, or distill one first."
             )
         return files[name]
 

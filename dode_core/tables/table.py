@@ -179,7 +179,7 @@ class LambdaTable:
         """
         tables = load_tables(path)
         if not tables:
-            raise TableError(f"{Path(path).name} holds no table; distil one first.")
+            raise TableError(f"{Path(path).name} holds no table; distill one first.")
         return tables[-1]
 
 

@@ -33,7 +33,7 @@ from .prompts import by_prompt
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What to distil, and on how much."""
+    """What to distill, and on how much."""
 
     solver: str
     teacher: Teacher
@@ -53,8 +53,22 @@ class DistillSettings:
             )
 
 
+def default_settings(cfg: float | None, full_run: bool) -> DistillSettings:
+    """What a user gets who chooses nothing."""
+    return DistillSettings(
+        solver="ddim",
+        teacher=Teacher(),
+        samples=16,
+        holdout=0.25,
+        seed=0,
+        batch_size=4,
+        cfg=cfg,
+        method=default_method(full_run),
+    )
+
+
 class DistillSampler:
-    """The sampler function that distils; ``table`` is its result."""
+    """The sampler function that distills; ``table`` is its result."""
 
     def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
@@ -69,7 +83,7 @@ class DistillSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distil on the scaled noise ``x``, which is returned as it came."""
+        """Distill on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core.distillation import distill  # not before there is work
 
         model, extra_args = by_prompt(model, len(x), extra_args or {})
@@ -98,7 +112,7 @@ class DistillSampler:
 def calibrate(
     guider: Any, latent: Any, sigmas: Tensor, settings: DistillSettings, live: Live
 ) -> LambdaTable:
-    """Distil with a guider on noise for ``settings.samples`` copies of a latent.
+    """Distill with a guider on noise for ``settings.samples`` copies of a latent.
 
     latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
     Raises :class:`DodeError`, and the host's own exception on interrupt.
@@ -132,6 +146,23 @@ def make_guider(
     guider = kind(model)
     guider.set_conds(positive, positive if negative is None else negative)
     guider.set_cfg(cfg)
+    return guider
+
+
+def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that is connected, or the host's own around what is connected instead."""
+    if guider is None:
+        if model is None or positive is None:
+            missing = "a model" if model is None else "positive"
+            raise CalibrationError(
+                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
+            )
+        return make_guider(model, positive, negative, cfg)
+    if not (model is None and positive is None and negative is None):
+        raise CalibrationError(
+            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
+            "two, so that it is clear what is distilled."
+        )
     return guider
 
 

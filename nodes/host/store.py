@@ -12,8 +12,10 @@ from pathlib import Path
 import folder_paths
 
 from ...dode_core import shelf
+from ...dode_core.errors import TableError
 from ...dode_core.response.profile import SUFFIX as PROFILE_SUFFIX
 from ...dode_core.response.profile import Profile
+from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.files import SUFFIX
 from ...dode_core.tables.identity import Identity
 from ...dode_core.tables.library import (
@@ -31,6 +33,7 @@ from ...dode_core.tables.table import LambdaTable
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 
 FOLDER = "dode"
+ANY = "any"  # solver, number of steps
 BESIDE = ("checkpoints", "diffusion_models")
 
 
@@ -89,6 +92,23 @@ def shown(file: Path) -> str:
 def find_file(name: str) -> Path:
     """The file behind a name of :func:`listing`; nothing outside those folders has one."""
     return library().find_file(name)
+
+
+def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
+    """The ``number``-th newest table of a file with that solver and so many steps."""
+    tables = tables_in(find_file(file))
+    if solver != ANY:
+        get_solver(solver)
+    left = [
+        table
+        for table in reversed(tables)
+        if solver in (ANY, table.solver) and steps in (0, table.steps)
+    ]
+    if number > len(left):
+        wanted = f"number {number} of solver {solver}, {steps or ANY} steps"
+        there = "; ".join(table.describe() for table in reversed(tables)) or "no table"
+        raise TableError(f"{file} has no {wanted}; it holds: {there}.")
+    return left[number - 1]
 
 
 def find(identity: Identity) -> list[Stored]:
