@@ -12,8 +12,8 @@ from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import EVERY_RUN
 from ..dode_core.step_counts import step_counts
 from .host import calibrate, models, store
-from .host.common import CATEGORY, Table
-from .host.distill_inputs import TEACHER, sockets, widgets
+from .host.common import CATEGORY
+from .host.distill_inputs import TEACHER, outputs, sockets, widgets
 from .host.distill_report import plot, show
 from .host.live import Live
 from .host.making import Work, make_all
@@ -37,18 +37,7 @@ class Distill(io.ComfyNode):
             "D-ODE Sampler, or with 'dode' in the stock KSampler.",
             search_aliases=ALIASES,
             inputs=[*sockets(), *widgets()],
-            outputs=[
-                Table.Output(
-                    display_name="TABLE",
-                    tooltip="For D-ODE Sampler; of several step counts all tables, from which "
-                    "samplers take theirs.",
-                ),
-                io.Sigmas.Output(
-                    display_name="SIGMAS",
-                    tooltip="What the table was made for; of several step counts the first.",
-                ),
-                io.String.Output(display_name="report", tooltip="What the node shows, as text."),
-            ],
+            outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,
         )

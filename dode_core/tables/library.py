@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import DodeError, TableError
 from .files import SUFFIX
 from .identity import Identity, marks
-from .names import inside
+from .names import cut, fits, inside
 from .presets import load_preset, read_index
 from .table import LambdaTable, load_tables, save_tables
 
@@ -82,6 +82,11 @@ class Library:
         mark = (known.get("weights") or known.get("file", ""))[:8]
         return self.own / f"{plain_stem(identity)}-{mark}{SUFFIX}"
 
+    def home(self, identity: Identity) -> Path:
+        """Where a model's tables go: beside its checkpoint, where that name is not too long."""
+        beside = sidecar(identity.path) if identity.path else None
+        return beside if beside and fits(beside.name) else self.fallback_file(identity)
+
     def target(self, identity: Identity | None, name: str = "") -> Path:
         """Where a new table goes; ``name`` is a user's own choice of a file in the own folder.
 
@@ -93,7 +98,7 @@ class Library:
         elif identity is None:
             raise TableError("A table of no known model needs a file name; give one.")
         else:
-            file = sidecar(identity.path) if identity.path else self.fallback_file(identity)
+            file = self.home(identity)
         tables_in(file)
         return file
 
@@ -146,7 +151,7 @@ class Library:
 def plain_stem(identity: Identity) -> str:
     """A model's name as the beginning of a file's."""
     stem = identity.path.stem if identity.path else identity.name
-    return re.sub(r"[^\w.+-]", "_", stem)[:100]
+    return cut(re.sub(r"[^\w.+-]", "_", stem), 100)
 
 
 def preset_files(root: str) -> list[str]:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...dode_core.fit.teacher import MAX_SUBSTEPS, Teacher
 from ...dode_core.methods import EVERY_RUN, METHODS
 from ...dode_core.solve.solvers import SOLVERS
-from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget
+from .common import SOLVER_HELP, Table, advanced, cfg_widget, scheduler_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show
 
@@ -154,4 +154,20 @@ def teacher_widgets() -> list[io.Input]:
                 tooltip="Samples in memory at once; halved by itself when memory runs out.",
             )
         ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """What the node gives."""
+    return [
+        Table.Output(
+            display_name="TABLE",
+            tooltip="For D-ODE Sampler; of several step counts all tables, from which "
+            "samplers take theirs.",
+        ),
+        io.Sigmas.Output(
+            display_name="SIGMAS",
+            tooltip="What the table was made for; of several step counts the first.",
+        ),
+        io.String.Output(display_name="report", tooltip="What the node shows, as text."),
     ]

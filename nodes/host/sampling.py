@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ...dode_core import shelf
 from ...dode_core.match.best import Choice, Query
+from ...dode_core.match.scale import without_look_ahead
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
@@ -22,6 +24,7 @@ from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
 from .telling import notice
+from .told import Told, follows_steps
 
 SAMPLER_NAME = "dode"
 RIDING = "dode"  # the key in a MODEL's transformer_options for tables that ride on it
@@ -70,9 +73,12 @@ def sample_dode(
     patcher = getattr(guider, "model_patcher", None)
     kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    how = models.guidance(guider), carried, solver, kind, x.shape[1], guider, keep_schedule
-    choice = choose(patcher, sigmas, *how)
-    message = choice.resolution.message + choice.note
+    how = Asked(solver, kind, x.shape[1], guider, keep_schedule)
+    choice = choose(patcher, sigmas, models.guidance(guider), carried, how)
+    resolution = choice.resolution
+    if follows_steps(guider):
+        resolution = without_look_ahead(resolution)
+    message = resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
@@ -83,28 +89,39 @@ def sample_dode(
         management.throw_exception_if_processing_interrupted()
         return model(x, sigma, **kwargs)
 
-    return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
+    told = Told(interruptible)
+    return run_resolved(told, x, resolution, extra_args, callback, disable)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else decides which table serves: see :class:`Query`; ``parametrization`` None is the
+    MODEL's, ``guider`` as for :func:`.models.identify`, ``keep_schedule`` as for
+    :func:`dode_core.shelf.choose`.
+    """
+
+    solver: str | None = None
+    parametrization: str | None = None
+    channels: int | None = None
+    guider: Any = None
+    keep_schedule: bool = False
+
+
+NOTHING_ELSE = Asked()
 
 
 def choose(
-    patcher: Any,
-    sigmas: Tensor,
-    cfg: float | None,
-    carried: Any = None,
-    solver: str | None = None,
-    parametrization: str | None = None,
-    channels: int | None = None,
-    guider: Any = None,
-    keep_schedule: bool = False,
+    patcher: Any, sigmas: Tensor, cfg: float | None, carried: Any = None, how: Asked = NOTHING_ELSE
 ) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
-    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
+    stored ones serve, and that is said.
     """
-    kind = parametrization or models.parametrization(patcher)
-    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
-    identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
+    kind = how.parametrization or models.parametrization(patcher)
+    highest = models.highest_sigma(patcher)
+    query = Query(check_sigmas(sigmas), kind, cfg, how.solver, how.channels, highest)
+    identity = models.identify(patcher, *running_prompt(), how.guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     return shelf.choose(
         query,
@@ -112,7 +129,7 @@ def choose(
         own,
         lambda: store.find(identity) if identity else [],
         lambda: store.find_profiles(identity) if identity else [],
-        keep_schedule,
+        how.keep_schedule,
     )
 
 
