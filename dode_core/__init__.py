@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .fit.teacher import Teacher
     from .many_tables import best_tables, distill_many
     from .match.resolve import Resolution, resolve
+    from .offline.scheduler import DodeScheduler
     from .sampler import run_resolved, sample
     from .solve.solver import Solver
     from .solve.solvers import SOLVERS
@@ -32,6 +33,7 @@ _HOME = {
     "distill_many": "many_tables",
     "CalibrationError": "errors",
     "DodeError": "errors",
+    "DodeScheduler": "offline.scheduler",
     "Enough": "errors",
     "SigmasError": "errors",
     "TableError": "errors",
@@ -53,6 +55,7 @@ __all__ = [
     "SOLVERS",
     "CalibrationError",
     "DodeError",
+    "DodeScheduler",
     "Enough",
     "Errors",
     "LambdaTable",

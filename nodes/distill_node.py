@@ -78,7 +78,7 @@ class Distill(io.ComfyNode):
         )
         if sigmas is None:
             sigmas = calibrate.schedule(patcher, scheduler, steps)
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         work = Work(
             guider,
             calibrate.prepare_latent(patcher, latent),

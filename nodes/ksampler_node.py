@@ -14,7 +14,7 @@ from .host.live import Live
 from .host.making import Work, find_or_make
 from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
 from .host.running import SeededLatent, sample
-from .host.sampling import choose, riding_tables, sample_dode
+from .host.sampling import choose, query_of, riding_tables, sample_dode
 from .host.telling import Teller, report
 
 
@@ -63,7 +63,7 @@ class KSampler(io.ComfyNode):
         live, said = Live(model), []
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
-            resolution = choose(model, sigmas, cfg, carried).resolution
+            resolution = choose(model, query_of(model, sigmas, cfg), carried).resolution
             if resolution.kind not in ("exact", "slice"):
                 whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
                 content = calibrate.prepare_latent(model, latent_image)
@@ -79,7 +79,7 @@ class KSampler(io.ComfyNode):
     def distill(cls, guider: Any, content: Any, sigmas: Any, full: bool) -> tuple[LambdaTable, str]:
         """A table for this model and schedule, kept where D-ODE Distill keeps it."""
         patcher = guider.model_patcher
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id)
+        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         settings = calibrate.default_settings(guider.cfg, full)
         content = calibrate.emptied(content)
         work = Work(guider, content, sigmas, settings, identity, store.target(identity))

@@ -256,7 +256,7 @@ def test_a_queue_kept_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     import server
 
     monkeypatch.setattr(server.PromptServer, "instance", SimpleNamespace(), raising=False)
-    assert part("nodes.host.models").running_prompt() == ({}, None)
+    assert part("nodes.host.origin").running_prompt() == ({}, None)
     mine = table(sigmas=SIGMAS, lambdas=[[0.5]] * 3)
     args = {"model_options": {"transformer_options": {"dode": mine}}}
     out = part("nodes.host.sampling").sample_dode(

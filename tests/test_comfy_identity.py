@@ -26,7 +26,7 @@ def test_weights_tell_models_apart(tmp_path: Path) -> None:
     lora = again.clone()
     weights = random_weights(SD3.shapes(), torch.float32, 9)
     lora.add_patches({f"diffusion_model.{k}": (v,) for k, v in weights.items()}, 0.5)
-    models._weights.clear()
+    part("nodes.host.weights")._known.clear()
     lora.patch_model()
     assert lora.backup
     with_lora = models.identify(lora)
@@ -37,7 +37,7 @@ def test_weights_tell_models_apart(tmp_path: Path) -> None:
 
 
 def test_file_fingerprint(tmp_path: Path) -> None:
-    mark = part("nodes.host.models").file_fingerprint
+    mark = part("dode_core.tables.identity").file_fingerprint
     one = tmp_path / "checkpoints" / write_checkpoint(tmp_path, SD3, "one.safetensors", 1)
     two = tmp_path / "checkpoints" / write_checkpoint(tmp_path, SD3, "two.safetensors", 2)
     copy = tmp_path / "copy.safetensors"
@@ -49,7 +49,7 @@ def test_file_fingerprint(tmp_path: Path) -> None:
 
 
 def test_path_on_a_model_of_2026(tmp_path: Path) -> None:
-    found = part("nodes.host.models").path_on_model
+    found = part("nodes.host.origin").path_on_model
     file = tmp_path / "model.safetensors"
     file.touch()
     assert found(SimpleNamespace(cached_patcher_init=(print, (str(file), None)))) == file
@@ -99,5 +99,5 @@ def test_path_in_prompt(
     for name in ("checkpoints/a", "diffusion_models/u"):
         (models / f"{name}.safetensors").touch()
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "ModelMergeSimple", nodes.UNETLoader)
-    found = part("nodes.host.models").path_in_prompt(prompt, "k")
+    found = part("nodes.host.origin").path_in_prompt(prompt, "k")
     assert (found.stem if found else None) == expected

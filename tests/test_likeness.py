@@ -146,7 +146,7 @@ def test_a_fingerprint_fits_a_table_file(parts: dict[str, str]) -> None:
 
 def test_words_are_cut_before_hashes() -> None:
     value = labelled(["Some Node"] + [f"Node{i}" * 9 for i in range(8)], "f" * 16)
-    assert value == f"Some_Node+{'Node0' * 4}Node+{'Node1' * 4}Node+6_more~{'f' * 16}"
+    assert value == f"Some_Node+{'Node0' * 6}No+{'Node1' * 6}No+6_more~{'f' * 16}"
     long = fingerprint({"options": value, "other": "x" * 16, "guider": "G" * 250 + "~" + "e" * 16})
     assert "f" * 16 in long and "e" * 16 in long
 
@@ -159,8 +159,8 @@ def test_the_closest_table_is_taken_and_a_refused_one_is_said() -> None:
 
     def chosen(fingerprint: str, files: list[Stored]) -> tuple[object, str]:
         who = Identity(None, "x", fingerprint)
-        found, note = best(files, who, lambda tables: resolve(tables, grid))
-        return found.table, note
+        found = best(files, who, lambda tables: resolve(tables, grid))
+        return found.resolution.table, found.note
 
     assert chosen(RESCALED, stored) == (tables[1], " (from 1.dode.json)")
     found, note = chosen(RESCALED, [stored[0], stored[2]])

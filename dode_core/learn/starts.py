@@ -70,8 +70,8 @@ def log_normal(
 def resampled(sigmas: Sequence[float], steps: int, parametrization: str) -> list[float] | None:
     """A learned grid at another number of steps.
 
-    Its inner nodes are read as quantiles (i + 1/2) / n in minus log-SNR, as :func:`log_normal` places
-    them, and interpolated linearly against the normal ones. None where that gives no grid.
+    Its inner nodes are read as quantiles (i + 1/2) / n in minus log-SNR, as :func:`log_normal`
+    places them, and interpolated linearly against the normal ones. None where that gives no grid.
     """
     n = len(sigmas) - 1
     if n < 3 or steps < 2 or sigmas[-1] != 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..tables.identity import Identity
@@ -76,6 +76,35 @@ def best(
         return Choice(resolution, doubts=_refusal(alike))
     likeness, each = next(pair for pair in allowed if pair[1].table is resolution.table)
     return Choice(resolution, each.file, likeness.doubts)
+
+
+def first_of(
+    own: Sequence[LambdaTable],
+    stored: Callable[[], Sequence[Stored]],
+    identity: Identity | None,
+    pick: Callable[[Sequence[LambdaTable]], Resolution],
+) -> Choice:
+    """A user's ``own`` tables where they serve; else the best of the ``stored`` ones, which is
+    said.
+
+    Own tables are used for another model as well, with its differences named, but not across
+    prediction types and sigma ranges.
+    """
+    if not own:
+        return best(stored(), identity, pick)
+    print_ = identity.fingerprint if identity else ""
+    alike = [(compare(print_, table.model_fingerprint), table) for table in own]
+    resolution = pick([table for likeness, table in alike if likeness.kind != "refused"])
+    if resolution.table is not None:
+        likeness = next(each for each, table in alike if table is resolution.table)
+        known = bool(print_ and resolution.table.model_fingerprint)
+        return Choice(resolution, doubts=likeness.doubts if known else ())
+    refused = [likeness.note for likeness, _ in alike if likeness.kind == "refused"]
+    high, *_, low = own[0].sigmas.tolist()
+    made_for = f"made for {own[0].steps} steps from sigma {high:.4g} to {low:.4g}"
+    why = f"the connected table does not serve this run: it was {(refused or [made_for])[0]}"
+    found = best(stored(), identity, pick)
+    return replace(found, doubts=(why, *found.doubts))
 
 
 def _refusal(alike: Sequence[tuple[Likeness, Stored]]) -> tuple[str, ...]:

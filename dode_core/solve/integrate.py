@@ -46,6 +46,11 @@ class State:
         """A state that can be advanced on its own; tensors are shared, never changed in place."""
         return replace(self, outputs=list(self.outputs))
 
+    def guess_noise(self, stage: Stage, keep: int, parametrization: str) -> None:
+        """Before a run's first evaluation: the output that solvers in eps take for eps_{-1}."""
+        if stage.output == "eps" and keep > 1:
+            self.outputs = [noise_guess(self.x, stage.sigma, parametrization)]
+
 
 Choose = Callable[[int, Stage, Sequence[State]], Sequence[float]]
 Watch = Callable[[int, Stage, Sequence[State]], None]
@@ -76,14 +81,13 @@ def integrate(
     they were evaluated (``state.x``, ``.denoised`` and ``.outputs``); ``choose``, called likewise,
     gives the stage's lambdas; then all states take the same affine update.
     """
-    keep = _history_to_keep(stages)
+    keep = history_to_keep(stages)
     for k in range(first, len(stages)):
         stage = stages[k]
         for state in states:
-            if k == 0 and stage.output == "eps" and keep[0] > 1:
-                state.outputs = [noise_guess(state.x, stage.sigma, parametrization)]
-            _evaluate(model, state, stage)
-            del state.outputs[keep[k] :]
+            if k == 0:
+                state.guess_noise(stage, keep[0], parametrization)
+            _evaluate(model, state, stage, keep[k])
         watch(k, stage, states)
         lambdas = choose(k, stage, states)
         for state in states:
@@ -146,23 +150,33 @@ def combine(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
     return out
 
 
-def _evaluate(model: Denoiser, state: State, stage: Stage) -> None:
-    """Call the model once and push its output."""
-    if stage.starts_step:
-        state.start = state.x
-    x, sigma, ahead = state.x, stage.sigma, stage.look_ahead
-    if ahead is not None:
-        x, sigma = ahead.seen(x, sigma), ahead.sigma
-    x = x.to(state.device, state.dtype)
-    denoised = model(x, x.new_full((x.shape[0],), sigma), **state.extra_args)
+def asked(x: Tensor, stage: Stage) -> tuple[Tensor, float]:
+    """(state, sigma) that the model is asked at: those of the stage, or where it looks ahead."""
+    ahead = stage.look_ahead
+    return (x, stage.sigma) if ahead is None else (ahead.seen(x, stage.sigma), ahead.sigma)
+
+
+def record(state: State, stage: Stage, denoised: Tensor, keep: int) -> None:
+    """Push the stage's output, newest first; ``keep`` of them stay."""
     state.denoised = denoised.to(state.x)
     if stage.output == "eps":
         state.outputs.insert(0, torch.sub(state.x, state.denoised).div_(stage.sigma))
     else:
         state.outputs.insert(0, state.denoised)
+    del state.outputs[keep:]
 
 
-def _history_to_keep(stages: Sequence[Stage]) -> list[int]:
+def _evaluate(model: Denoiser, state: State, stage: Stage, keep: int) -> None:
+    """Call the model once and push its output."""
+    if stage.starts_step:
+        state.start = state.x
+    x, sigma = asked(state.x, stage)
+    x = x.to(state.device, state.dtype)
+    denoised = model(x, x.new_full((x.shape[0],), sigma), **state.extra_args)
+    record(state, stage, denoised, keep)
+
+
+def history_to_keep(stages: Sequence[Stage]) -> list[int]:
     """How many outputs must survive each stage for it and all later ones."""
     keep, later = [], 0
     for stage in reversed(stages):

@@ -37,7 +37,7 @@ __all__ = ["Identity", "digest", "file_fingerprint", "fingerprint", "labelled", 
 
 HEAD_BYTES, BLOCK_BYTES, BLOCKS = 256 * 1024, 4096, 8
 MAX_FINGERPRINT = 300  # characters that a table file takes
-MAX_WORDS, MAX_WORD = 3, 24  # names in a mark, and their letters
+MAX_WORDS, MAX_WORD = 3, 32  # names in a mark, and their letters
 _MARK_BYTES = 16  # hex digits
 
 

@@ -12,11 +12,12 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ...dode_core.match.best import Choice, Query, best
+from ...dode_core.match.best import Choice, Query, first_of
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
+from .origin import running_prompt
 from .settings import extra_samplers
 
 SAMPLER_NAME = "dode"
@@ -62,10 +63,10 @@ def sample_dode(
     """
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
-    kind = None if patcher else infer_parametrization(model, check_sigmas(sigmas))
+    kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    how = models.guidance(guider), carried, solver, kind, x.shape[1]
-    choice = choose(patcher, sigmas, *how)
+    query = Query(check_sigmas(sigmas), kind, models.guidance(guider), solver, x.shape[1])
+    choice = choose(patcher, query, carried, guider)
     message = choice.resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
@@ -78,24 +79,20 @@ def sample_dode(
     return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
 
 
-def choose(
-    patcher: Any,
-    sigmas: Tensor,
-    cfg: float | None,
-    carried: Any = None,
-    solver: str | None = None,
-    parametrization: str | None = None,
-    channels: int | None = None,
-) -> Choice:
-    """What a run of this MODEL uses, and where that is from; ``carried`` tables go first."""
-    kind = parametrization or models.parametrization(patcher)
-    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
-    if carried:
-        own = carried if isinstance(carried, list | tuple) else [carried]
-        return Choice(query.pick(own))
-    identity = models.identify(patcher, *models.running_prompt()) if patcher else None
-    stored = store.find(identity) if identity else []
-    return best(stored, identity, query.pick)
+def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
+    """What a run of this MODEL will ask of tables, before it begins."""
+    return Query(check_sigmas(sigmas), models.parametrization(patcher), cfg)
+
+
+def choose(patcher: Any, query: Query, carried: Any = None, guider: Any = None) -> Choice:
+    """What a run of this MODEL uses, and where that is from.
+
+    ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
+    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
+    """
+    identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
+    own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
+    return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:

@@ -1,0 +1,111 @@
+"""Marks of a MODEL's weights and of what is added to them, by value."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ...dode_core.tables.identity import digest, labelled
+from .anything import Walk, some_values
+
+SAMPLED_TENSORS, SAMPLED_VALUES = 16, 32
+PREFIX, COMPILED = "diffusion_model.", "_orig_mod."
+_known: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
+
+
+def weights_marks(patcher: Any) -> tuple[str, str]:
+    """(``weights``, ``values``) of a MODEL; "" for a mark that read no value.
+
+    ``weights`` is what every version has written. ``values`` samples every parameter and buffer:
+    two models that differ in one layer differ there. Remembered for each model in memory.
+    """
+    model = patcher.model
+    if model not in _known:
+        found = _weights(patcher), _values(patcher)
+        if not any(found):
+            return found  # perhaps not loaded yet
+        _known[model] = found
+    return _known[model]
+
+
+def _head(model: Any) -> list[str]:
+    kind = getattr(getattr(model, "model_type", None), "name", "")
+    return [type(model).__name__, type(model.latent_format).__name__, kind]
+
+
+def network(model: Any) -> Any:
+    """A model's network, without what torch.compile puts around it."""
+    return getattr(model.diffusion_model, "_orig_mod", model.diffusion_model)
+
+
+def _weights(patcher: Any) -> str:
+    """Hash of class, latent format, every weight's name and shape, and a few values of some."""
+    state = network(patcher.model).state_dict()
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    head = [*_head(patcher.model), *(f"{key} {tuple(state[key].shape)}" for key in sorted(state))]
+    whole = hashlib.sha256("\n".join(head).encode())
+    keys = sorted(state)
+    some = keys[:: max(1, len(keys) // SAMPLED_TENSORS)]
+    read = some_values([_original(patcher, key, state[key]) for key in some], SAMPLED_VALUES)
+    for values in read:
+        whole.update(values)
+    return whole.hexdigest()[:16] if any(read) else ""
+
+
+def _values(patcher: Any) -> str:
+    """Hash of a few values of every parameter and buffer that can be read."""
+    net = network(patcher.model)
+    state = {**dict(net.named_buffers()), **dict(net.named_parameters())}
+    keys = sorted(state)
+    read = some_values(_original(patcher, key, state[key]) for key in keys)
+    found = [(key, values) for key, values in zip(keys, read, strict=True) if values]
+    lines = [(key.replace(COMPILED, ""), values) for key, values in found]
+    return (
+        digest([*_head(patcher.model), *(part for line in lines for part in line)]) if lines else ""
+    )
+
+
+def _original(patcher: Any, key: str, value: Any) -> Any:
+    """A weight without LoRAs: a loaded one is added in place, the original is kept aside."""
+    kept = getattr(patcher, "backup", {}).get(PREFIX + key)
+    if kept is not None:
+        return kept.weight
+    hooked = getattr(patcher, "hook_backup", {}).get(PREFIX + key)
+    return value if hooked is None else hooked[0]
+
+
+def patches_mark(patcher: Any) -> str:
+    """What LoRAs and merges add, by value: some values of every patch; "" without any.
+
+    A merge brings another model's weights ("ModelMergeSimple" and its kin): a patch of several
+    parts, or one that scales the model's own weight.
+    """
+    walk = Walk([patcher.model])
+    words: set[str] = set()
+    for key, entries in sorted(
+        getattr(patcher, "patches", {}).items(), key=lambda pair: str(pair[0])
+    ):
+        for strength, value, own_strength, *rest in entries:
+            if strength == 0 and own_strength == 1:
+                continue  # adds nothing
+            merge = isinstance(value, list) or own_strength != 1
+            words.add("merge" if merge else "lora")
+            walk.tokens += [str(key), repr(float(strength)), repr(float(own_strength))]
+            walk.left += 100  # every patch is looked at, however many there are
+            _patch(walk, value)
+            for each in rest:
+                walk.add(each)
+    return labelled(sorted(words), walk.hash()) if words else ""
+
+
+def _patch(walk: Walk, value: Any) -> None:
+    """A patch's values. Of a merge the other model's weight: what converts it is the host's."""
+    if isinstance(value, list) and value:
+        (weight, *_), *more = value
+        walk.add(weight)
+        walk.add(more)
+    else:
+        walk.add(value)
