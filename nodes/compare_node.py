@@ -10,10 +10,9 @@ from comfy_api.latest import io
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
-from ..dode_core.tables.table import LambdaTable
 from .host import store
 from .host.calibrate import make_guider, schedule
-from .host.common import CATEGORY
+from .host.common import CATEGORY, Tables
 from .host.comparing import CountingGuider, compare, contenders, peer_contender
 from .host.comparing_report import captions, side_by_side
 from .host.distill_report import to_tensor
@@ -21,6 +20,7 @@ from .host.live import Live
 from .host.run_inputs import TEACHER_STEPS, compare_inputs
 from .host.running import SeededLatent
 from .host.sampling import SAMPLER_NAME, choose, query_of, riding_tables
+from .host.schema import ALIASES, schema
 from .host.telling import Teller, report
 
 PEER = "dpmpp_2m"
@@ -32,13 +32,14 @@ class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         peers = [name for name in comfy.samplers.SAMPLER_NAMES if not name.startswith(SAMPLER_NAME)]
-        return io.Schema(
+        return schema(
             node_id="DODE_Compare",
             display_name="D-ODE Compare",
             category=CATEGORY,
             description="One picture of the same noise sampled four ways: the teacher in many "
             "steps, the plain solver, D-ODE with its table, and another sampler of your choice; "
             "with the number of model evaluations, and the distance to the teacher.",
+            search_aliases=ALIASES,
             inputs=compare_inputs(peers, PEER),
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The picture that the node shows."),
@@ -64,7 +65,7 @@ class Compare(io.ComfyNode):
         cfg: float,
         peer: str,
         negative: Any = None,
-        table: LambdaTable | None = None,
+        table: Tables | None = None,
         seed: int = 0,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         denoise: float = 1.0,

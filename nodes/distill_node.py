@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -11,11 +12,12 @@ from torch import Tensor
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import default_method
 from .host import calibrate, models, store
-from .host.common import CATEGORY, Table
-from .host.distill_inputs import TEACHER, sockets, widgets
+from .host.common import CATEGORY
+from .host.distill_inputs import TEACHER, outputs, sockets, widgets
 from .host.distill_report import show
 from .host.live import Live
-from .host.making import Work, find_or_make
+from .host.making import Work, make_all
+from .host.schema import ALIASES, schema
 from .host.telling import Teller
 
 
@@ -24,19 +26,16 @@ class Distill(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DODE_Distill",
             display_name="D-ODE Distill",
             category=CATEGORY,
             description="Learns a few numbers that make a solver follow this model's own fine "
             "trajectory in few steps, and saves them beside the checkpoint. Then sample with "
             "D-ODE Sampler, or with 'dode' in the stock KSampler.",
+            search_aliases=ALIASES,
             inputs=[*sockets(), *widgets()],
-            outputs=[
-                Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
-                io.Sigmas.Output(display_name="SIGMAS", tooltip="What the table was made for."),
-                io.String.Output(display_name="report", tooltip="What the node shows, as text."),
-            ],
+            outputs=outputs(),
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,
         )
@@ -46,7 +45,7 @@ class Distill(io.ComfyNode):
         cls,
         latent: dict[str, Any],
         solver: str,
-        steps: int,
+        steps: str | int,
         cfg: float,
         model: Any = None,
         positive: Any = None,
@@ -76,21 +75,20 @@ class Distill(io.ComfyNode):
             cfg=models.guidance(guider),
             method=method,
         )
-        if sigmas is None:
-            sigmas = calibrate.schedule(patcher, scheduler, steps)
+        grids = calibrate.grids(patcher, sigmas, scheduler, steps)
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        work = Work(
+        first = Work(
             guider,
             calibrate.prepare_latent(patcher, latent),
-            sigmas,
+            grids[0],
             settings,
             identity,
             store.target(identity, filename),
             named=bool(filename.strip()),
         )
         live = Live(patcher, Teller(cls.hidden.unique_id))
-        table, where = find_or_make(work, live, reuse=not re_distill)
-        return show(table, where, cls)
+        tables, text = make_all([replace(first, sigmas=grid) for grid in grids], live, re_distill)
+        return show(tables, text, cls)
 
 
 NODES = [Distill]

@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
-from .host.common import CATEGORY
+from .host.common import CATEGORY, Tables
 from .host.live import Live
 from .host.making import Work, find_or_make
 from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
 from .host.running import SeededLatent, sample
 from .host.sampling import choose, query_of, riding_tables, sample_dode
+from .host.schema import ALIASES, ESSENTIAL, schema
 from .host.telling import Teller, report
 
 
@@ -23,13 +24,15 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DODE_KSampler",
             display_name="KSampler (D-ODE)",
             category=CATEGORY,
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
             "distills one first.",
+            search_aliases=ALIASES,
+            essentials_category=ESSENTIAL,
             inputs=ksampler_inputs(),
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
@@ -53,7 +56,7 @@ class KSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         negative: Any = None,
-        table: LambdaTable | None = None,
+        table: Tables | None = None,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         denoise: float = 1.0,
         no_table: str = PLAIN,

@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learn",),
     ("response",),
     ("reuse",),
-    ("methods", "session", "sampler", "report"),
+    ("methods", "session", "sampler", "report", "step_counts"),
     ("distillation", "many_tables"),
     ("demo",),
     ("offline",),

@@ -1,4 +1,4 @@
-"""The widgets of D-ODE Distill."""
+"""What D-ODE Distill takes and gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...dode_core.fit.teacher import MAX_SUBSTEPS, Teacher
 from ...dode_core.methods import METHODS, default_method
 from ...dode_core.solve.solvers import SOLVERS
-from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget, steps_widget
+from .common import SOLVER_HELP, Table, advanced, cfg_widget, scheduler_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show
 
@@ -36,7 +36,12 @@ def widgets() -> list[io.Input]:
     """The node's widgets, those that everybody needs first."""
     return [
         io.Combo.Input("solver", options=list(SOLVERS), default="ddim", tooltip=SOLVER_HELP),
-        steps_widget("Steps of the sampler to be. Not used when SIGMAS are connected."),
+        io.MultiType.Input(
+            io.String.Input("steps", default="8"),
+            types=[io.Int],
+            tooltip="Steps that you will sample in: 8, or several: 4-10, or 4-7, 10. Each gets a "
+            "table of its own. Not used when SIGMAS are connected.",
+        ),
         cfg_widget(
             "Guidance that you will sample with. 1 leaves the negative out. Not used when "
             "a GUIDER is connected."
@@ -147,4 +152,20 @@ def teacher_widgets() -> list[io.Input]:
                 tooltip="Samples in memory at once; halved by itself when memory runs out.",
             )
         ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """What comes out."""
+    return [
+        Table.Output(
+            display_name="TABLE",
+            tooltip="For D-ODE Sampler; of several step counts all tables, from which "
+            "samplers take theirs.",
+        ),
+        io.Sigmas.Output(
+            display_name="SIGMAS",
+            tooltip="What the table was made for; of several step counts the first.",
+        ),
+        io.String.Output(display_name="report", tooltip="What the node shows, as text."),
     ]

@@ -57,11 +57,10 @@ def to_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 
-def show(table: LambdaTable, where: str, node: Any) -> NodeOutput:
-    """The table, its sigmas and the report, in words and as a plot."""
-    text = f"{summary(table)}\n{where}"
-    logging.info("D-ODE: %s", text.replace("\n", "; "))
-    picture, problem = plot(table)
+def show(tables: list[LambdaTable], text: str, node: Any) -> NodeOutput:
+    """The tables, the first one's sigmas, and the report in words and as a plot of the last."""
+    picture, problem = plot(tables[-1])
     text += f"\n{problem}" if problem else ""
     look = report(text, None if picture is None else to_tensor(picture), node)
-    return NodeOutput(table, table.sigmas.to(torch.float32), text, ui=look)
+    table = tables if len(tables) > 1 else tables[0]
+    return NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)
