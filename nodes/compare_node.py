@@ -19,7 +19,7 @@ from .host.distill_report import to_tensor
 from .host.live import Live
 from .host.run_inputs import TEACHER_STEPS, compare_inputs
 from .host.running import SeededLatent
-from .host.sampling import SAMPLER_NAME, choose, riding_tables
+from .host.sampling import SAMPLER_NAME, choose, query_of, riding_tables
 from .host.schema import ALIASES, schema
 from .host.telling import Teller, report
 
@@ -80,7 +80,7 @@ class Compare(io.ComfyNode):
         guider()  # says what is missing before anything runs
         sigmas = schedule(model, scheduler, steps, denoise)
         carried = table or riding_tables(model.model_options)
-        choice = choose(model, sigmas, cfg, carried)
+        choice = choose(model, query_of(model, sigmas, cfg), carried)
         other = peer_contender(model, peer, scheduler, steps, denoise)
         work = contenders(sigmas, choice.resolution, Teacher(substeps=teacher_steps), other)
         live = Live(model, Teller(cls.hidden.unique_id, "steps"))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import EVERY_RUN
-from ..dode_core.step_counts import step_counts
 from .host import calibrate, models, store
 from .host.common import CATEGORY
 from .host.distill_inputs import TEACHER, outputs, sockets, widgets
@@ -67,10 +66,7 @@ class Distill(io.ComfyNode):
     ) -> io.NodeOutput:
         guider = calibrate.chosen_guider(guider, model, positive, negative, cfg)
         patcher = guider.model_patcher
-        if sigmas is None:
-            grids = [calibrate.schedule(patcher, scheduler, n) for n in step_counts(steps)]
-        else:
-            grids = [sigmas]
+        grids = calibrate.grids(patcher, sigmas, scheduler, steps)
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
         content = calibrate.prepare_latent(patcher, latent)
         live = Live(patcher, Teller(cls.hidden.unique_id))

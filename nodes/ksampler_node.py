@@ -13,7 +13,7 @@ from .host.live import Live
 from .host.profiling import ProfileWork, find_or_make_profile
 from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
 from .host.running import SeededLatent, sample
-from .host.sampling import choose, riding_tables, sample_dode
+from .host.sampling import choose, query_of, riding_tables, sample_dode
 from .host.schema import ALIASES, ESSENTIAL, schema
 from .host.telling import Teller, report
 
@@ -65,7 +65,7 @@ class KSampler(io.ComfyNode):
         live, said = Live(model), []
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
-            resolution = choose(model, sigmas, cfg, carried).resolution
+            resolution = choose(model, query_of(model, sigmas, cfg), carried).resolution
             if resolution.kind not in ("exact", "slice", "profile"):
                 said.append(f"distilled now, {cls.distill(guider, model, latent_image)}")
         options = {"table": table, "say": said.append}

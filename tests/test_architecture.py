@@ -53,14 +53,17 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
+def host(name: str) -> str:
+    """The pack imports itself relatively: an absolute "nodes" is ComfyUI's module of that name."""
+    return "comfy's nodes" if name == "nodes" else name
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Full names of all that a file imports, in functions too; TYPE_CHECKING blocks are left out.
 
     ``from package import name`` gives package.name where that is a module, else package.
     """
     package = list(path.relative_to(ROOT).parts[:-1])
-    # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
-    ours = ("nodes", "ComfyUI's nodes")
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -69,7 +72,7 @@ def imports_of(path: Path) -> Iterator[str]:
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name.replace(*ours) for alias in node.names)
+            yield from (host(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -79,8 +82,9 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0]
             if isinstance(first, ast.Constant):
-                relative = first.value[0] == "."
-                yield ".".join(package) + first.value if relative else first.value.replace(*ours)
+                yield (
+                    ".".join(package) + first.value if first.value[0] == "." else host(first.value)
+                )
 
 
 def room_of(module: str) -> str | None:

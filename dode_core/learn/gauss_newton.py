@@ -50,11 +50,10 @@ def moved(
     room = gaps(nodes, parametrization)
     for sigma, step, gap in zip(nodes[1:-1], steps, room, strict=True):
         step = max(-MAX_MOVE * gap, min(MAX_MOVE * gap, step))
-        to = (
-            from_minus_log_snr(minus_log_snr(sigma, parametrization) + step, parametrization)
-            if step
-            else sigma
-        )
+        to = sigma
+        if step:
+            log = minus_log_snr(sigma, parametrization) + step
+            to = from_minus_log_snr(log, parametrization)
         out.append(max(min(sigma, low), to))
     return [*out, float(nodes[-1])]
 

@@ -26,6 +26,7 @@ from ...dode_core.fit.teacher import Teacher
 from ...dode_core.match.resolve import FULL
 from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
+from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
 from .live import Live
 from .models import highest_sigma, parametrization
@@ -243,3 +244,10 @@ def schedule(
         )
     plan = comfy.samplers.KSampler(model, steps, "cpu", sampler or "euler", scheduler, denoise)
     return plan.sigmas.to(torch.float32)
+
+
+def grids(patcher: Any, sigmas: Tensor | None, scheduler: str, steps: str | int) -> list[Tensor]:
+    """The connected sigmas, or the scheduler's for every step count that is asked for."""
+    if sigmas is not None:
+        return [sigmas]
+    return [schedule(patcher, scheduler, n) for n in step_counts(steps)]

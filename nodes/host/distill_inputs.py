@@ -1,4 +1,4 @@
-"""The widgets of D-ODE Distill."""
+"""What D-ODE Distill takes and gives."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -73,8 +73,9 @@ def sample_dode(
     patcher = getattr(guider, "model_patcher", None)
     kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    how = Asked(solver, kind, x.shape[1], guider, keep_schedule)
-    choice = choose(patcher, sigmas, models.guidance(guider), carried, how)
+    query = query_of(patcher, sigmas, models.guidance(guider))
+    query = replace(query, parametrization=kind, solver=solver, channels=x.shape[1])
+    choice = choose(patcher, query, carried, guider, keep_schedule)
     resolution = choice.resolution
     if follows_steps(guider):
         resolution = without_look_ahead(resolution)
@@ -93,35 +94,22 @@ def sample_dode(
     return run_resolved(told, x, resolution, extra_args, callback, disable)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What else decides which table serves: see :class:`Query`; ``parametrization`` None is the
-    MODEL's, ``guider`` as for :func:`.models.identify`, ``keep_schedule`` as for
-    :func:`dode_core.shelf.choose`.
-    """
-
-    solver: str | None = None
-    parametrization: str | None = None
-    channels: int | None = None
-    guider: Any = None
-    keep_schedule: bool = False
-
-
-NOTHING_ELSE = Asked()
+def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
+    """What a run of this MODEL will ask of tables, before it begins."""
+    kind, highest = models.parametrization(patcher), models.highest_sigma(patcher)
+    return Query(check_sigmas(sigmas), kind, cfg, highest=highest)
 
 
 def choose(
-    patcher: Any, sigmas: Tensor, cfg: float | None, carried: Any = None, how: Asked = NOTHING_ELSE
+    patcher: Any, query: Query, carried: Any = None, guider: Any = None, keep_schedule: bool = False
 ) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
-    stored ones serve, and that is said.
+    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`;
+    ``keep_schedule``: see :func:`dode_core.shelf.choose`.
     """
-    kind = how.parametrization or models.parametrization(patcher)
-    highest = models.highest_sigma(patcher)
-    query = Query(check_sigmas(sigmas), kind, cfg, how.solver, how.channels, highest)
-    identity = models.identify(patcher, *running_prompt(), how.guider) if patcher else None
+    identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     return shelf.choose(
         query,
@@ -129,7 +117,7 @@ def choose(
         own,
         lambda: store.find(identity) if identity else [],
         lambda: store.find_profiles(identity) if identity else [],
-        how.keep_schedule,
+        keep_schedule,
     )
 
 
