@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from dode_core.solve.noise import infer_parametrization
 from dode_core.solve.solvers import SOLVERS
 
 from . import host
@@ -40,6 +41,12 @@ def register() -> bool:
             add(label, functions[label], {})
             add(f"{label} Karras", functions[label], OPTIONS)
     return True
+
+
+def is_ours(label: str) -> bool:
+    """Whether a sampling method is one of these."""
+    ours = [NAME, *(SOLVERS[name].label for name in MORE)]
+    return label.removesuffix(" Karras") in ours
 
 
 def drop(labels: list[str]) -> None:
@@ -93,13 +100,27 @@ def sampler_data(
     label: str, function: Callable[..., Any], options: Mapping[str, str | bool]
 ) -> Any:
     """The host's own record of a k-diffusion sampler."""
-    from modules import sd_samplers_common, sd_samplers_kdiffusion
+    from modules import sd_samplers_common
 
     def construct(model: Any) -> Any:
-        return sd_samplers_kdiffusion.KDiffusionSampler(function, model)
+        return sampler_class()(function, model)
 
     aliases = [label.lower().replace(" ", "_").replace("+", "p")]
     return sd_samplers_common.SamplerData(label, construct, aliases, dict(options))
+
+
+def sampler_class() -> Any:
+    """The host's sampler, whose automatic schedule on flow models is the host's own."""
+    from modules import sd_samplers_kdiffusion
+
+    class Sampler(sd_samplers_kdiffusion.KDiffusionSampler):
+        def get_sigmas(self, p: Any, steps: int) -> Any:
+            """Karras is what DPM++ 2M has for noise-predicting models, and means nothing here."""
+            if infer_parametrization(self.model_wrap_cfg, (0.0,)) == "flow" and self.config:
+                self.config = self.config._replace(options={})
+            return super().get_sigmas(p, steps)
+
+    return Sampler
 
 
 def cut_by(label: str) -> str | None:
