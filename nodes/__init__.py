@@ -22,6 +22,7 @@ NODE_FILES = (
     "save_table_node",
     "apply_node",
     "compare_node",
+    "settings_node",
     "demo_node",
 )
 

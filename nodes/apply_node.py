@@ -6,8 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..dode_core.tables.table import LambdaTable
-from .host.common import CATEGORY, Table
+from .host.common import CATEGORY, Table, Tables
 from .host.sampling import RIDING
 
 
@@ -30,7 +29,7 @@ class ApplyToModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, table: LambdaTable) -> io.NodeOutput:
+    def execute(cls, model: Any, table: Tables) -> io.NodeOutput:
         patcher = model.clone()
         patcher.model_options.setdefault("transformer_options", {})[RIDING] = table
         return io.NodeOutput(patcher)

@@ -10,12 +10,12 @@ from comfy_api.latest import io
 
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
-from ..dode_core.tables.table import LambdaTable
 from .host import store
 from .host.calibrate import make_guider, schedule
 from .host.common import (
     CATEGORY,
     Table,
+    Tables,
     advanced,
     cfg_widget,
     scheduler_widget,
@@ -27,6 +27,7 @@ from .host.live import Live
 from .host.picture import columns
 from .host.running import Plan
 from .host.sampling import SAMPLER_NAME, choose, riding_tables
+from .host.schema import ALIASES, schema
 from .host.telling import Teller, report
 
 PEER, TEACHER_STEPS = "dpmpp_2m", 8
@@ -38,13 +39,14 @@ class Compare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         peers = [name for name in comfy.samplers.SAMPLER_NAMES if not name.startswith(SAMPLER_NAME)]
-        return io.Schema(
+        return schema(
             node_id="DODE_Compare",
             display_name="D-ODE Compare",
             category=CATEGORY,
             description="One picture of the same noise sampled four ways: the teacher in many "
             "steps, the plain solver, D-ODE with its table, and another sampler of your choice; "
             "with the number of model evaluations, and the distance to the teacher.",
+            search_aliases=ALIASES,
             inputs=[
                 io.Model.Input("model", tooltip="The model, with its LoRAs."),
                 io.Conditioning.Input("positive", tooltip="What you want to see."),
@@ -122,7 +124,7 @@ class Compare(io.ComfyNode):
         cfg: float,
         peer: str,
         negative: Any = None,
-        table: LambdaTable | None = None,
+        table: Tables | None = None,
         seed: int = 0,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         denoise: float = 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -13,12 +14,15 @@ from torch import Tensor
 from ..dode_core.errors import CalibrationError
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import default_method
+from ..dode_core.step_counts import step_counts
+from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
 from .host.common import CATEGORY, Table
 from .host.distill_inputs import TEACHER, sockets, widgets
 from .host.distill_report import plot, summary, to_tensor
 from .host.live import Live
 from .host.making import Work, find_or_make
+from .host.schema import ALIASES, schema
 from .host.telling import Teller, report
 
 
@@ -27,17 +31,25 @@ class Distill(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DODE_Distill",
             display_name="D-ODE Distill",
             category=CATEGORY,
             description="Learns a few numbers that make a solver follow this model's own fine "
             "trajectory in few steps, and saves them beside the checkpoint. Then sample with "
             "D-ODE Sampler, or with 'dode' in the stock KSampler.",
+            search_aliases=ALIASES,
             inputs=[*sockets(), *widgets()],
             outputs=[
-                Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
-                io.Sigmas.Output(display_name="SIGMAS", tooltip="What the table was made for."),
+                Table.Output(
+                    display_name="TABLE",
+                    tooltip="For D-ODE Sampler; of several step counts all tables, from which "
+                    "samplers take theirs.",
+                ),
+                io.Sigmas.Output(
+                    display_name="SIGMAS",
+                    tooltip="What the table was made for; of several step counts the first.",
+                ),
                 io.String.Output(display_name="report", tooltip="What the node shows, as text."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -49,7 +61,7 @@ class Distill(io.ComfyNode):
         cls,
         latent: dict[str, Any],
         solver: str,
-        steps: int,
+        steps: str | int,
         cfg: float,
         model: Any = None,
         positive: Any = None,
@@ -74,26 +86,38 @@ class Distill(io.ComfyNode):
             solver, substeps, samples, holdout, seed, batch_size, cfg_used, method
         )
         if sigmas is None:
-            sigmas = calibrate.schedule(patcher, scheduler, steps)
+            grids = [calibrate.schedule(patcher, scheduler, n) for n in step_counts(steps)]
+        else:
+            grids = [sigmas]
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        work = Work(
+        first = Work(
             guider,
             calibrate.prepare_latent(patcher, latent),
-            sigmas,
+            grids[0],
             settings,
             identity,
             store.target(identity, filename),
             named=bool(filename.strip()),
         )
         live = Live(patcher, Teller(cls.hidden.unique_id))
-        table, where = find_or_make(work, live, reuse=not re_distill)
-
-        text = f"{summary(table)}\n{where}"
-        logging.info("D-ODE: %s", text.replace("\n", "; "))
-        picture, problem = plot(table)
+        tables, text = make_all([replace(first, sigmas=grid) for grid in grids], live, re_distill)
+        picture, problem = plot(tables[-1])
         text += f"\n{problem}" if problem else ""
         shown = report(text, None if picture is None else to_tensor(picture), cls)
-        return io.NodeOutput(table, table.sigmas.to(torch.float32), text, ui=shown)
+        table = tables if len(tables) > 1 else tables[0]
+        return io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=shown)
+
+
+def make_all(works: list[Work], live: Live, again: bool) -> tuple[list[LambdaTable], str]:
+    """A table each, and what to say of them; each is saved as soon as it is made."""
+    tables, said = [], []
+    for i, work in enumerate(works):
+        table, where = find_or_make(work, live, reuse=not again, left=len(works) - i)
+        text = f"{summary(table)}\n{where}"
+        logging.info("D-ODE: %s", text.replace("\n", "; "))
+        tables.append(table)
+        said.append(text if len(works) == 1 else f"{table.describe()}; {where}")
+    return tables, "\n".join(said)
 
 
 def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:

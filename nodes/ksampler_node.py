@@ -14,6 +14,7 @@ from .host import calibrate, models, store
 from .host.common import (
     CATEGORY,
     Table,
+    Tables,
     advanced,
     cfg_widget,
     scheduler_widget,
@@ -23,6 +24,7 @@ from .host.live import Live
 from .host.making import Work, find_or_make
 from .host.running import Plan, sample
 from .host.sampling import choose, riding_tables, sample_dode
+from .host.schema import ALIASES, ESSENTIAL, schema
 from .host.telling import Teller, report
 
 PLAIN, DISTILL = "sample without one", "distil one now"
@@ -34,13 +36,15 @@ class KSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DODE_KSampler",
             display_name="KSampler (D-ODE)",
             category=CATEGORY,
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
             "distils one first.",
+            search_aliases=ALIASES,
+            essentials_category=ESSENTIAL,
             inputs=[
                 io.Model.Input("model", tooltip="The model, with its LoRAs."),
                 io.Conditioning.Input("positive", tooltip="What you want to see."),
@@ -108,7 +112,7 @@ class KSampler(io.ComfyNode):
         steps: int,
         cfg: float,
         negative: Any = None,
-        table: LambdaTable | None = None,
+        table: Tables | None = None,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         denoise: float = 1.0,
         no_table: str = PLAIN,

@@ -9,10 +9,10 @@ from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError
 from ..dode_core.solve.solvers import SOLVERS, get_solver
-from ..dode_core.tables.table import LambdaTable
 from .host import store
-from .host.common import CATEGORY, SOLVER_HELP, Table
+from .host.common import CATEGORY, SOLVER_HELP, Table, Tables, as_list
 from .host.sampling import sample_dode
+from .host.schema import ALIASES, schema
 
 AUTO = "auto"
 
@@ -22,12 +22,13 @@ class Sampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DODE_Sampler",
             display_name="D-ODE Sampler",
             category=CATEGORY,
             description="Samples with a distilled table. Without one it looks for the tables of "
             "the checkpoint, as the sampler name 'dode' of the stock KSampler does.",
+            search_aliases=ALIASES,
             inputs=[
                 Table.Input(
                     "table",
@@ -53,13 +54,13 @@ class Sampler(io.ComfyNode):
         return repr(store.state())
 
     @classmethod
-    def execute(cls, table: LambdaTable | None = None, solver: str = AUTO) -> io.NodeOutput:
+    def execute(cls, table: Tables | None = None, solver: str = AUTO) -> io.NodeOutput:
         if solver != AUTO:
             get_solver(solver)
-            if table is not None and table.solver != solver:
-                raise DodeError(
-                    f"The table is for {table.solver}, but {solver} was chosen; choose {AUTO}."
-                )
+            made = {each.solver for each in as_list(table)} if table is not None else {solver}
+            if solver not in made:
+                own = ", ".join(sorted(made))
+                raise DodeError(f"The table is for {own}, but {solver} was chosen; choose {AUTO}.")
         options = {"table": table, "solver": None if solver == AUTO else solver}
         return io.NodeOutput(comfy.samplers.KSAMPLER(sample_dode, options))
 

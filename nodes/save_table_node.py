@@ -7,9 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError, TableError
-from ..dode_core.tables.table import LambdaTable
 from .host import models, store
-from .host.common import CATEGORY, Table
+from .host.common import CATEGORY, Table, Tables, as_list
 from .host.telling import report
 
 
@@ -53,7 +52,7 @@ class SaveTable(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, table: LambdaTable, filename: str = "", model: Any = None) -> io.NodeOutput:
+    def execute(cls, table: Tables, filename: str = "", model: Any = None) -> io.NodeOutput:
         if model is None and not filename.strip():
             raise TableError(
                 "There is neither a file name nor a model; give a name, or connect a model to save "
@@ -63,10 +62,12 @@ class SaveTable(io.ComfyNode):
         if model is not None:
             identity = models.identify(model, cls.hidden.prompt, cls.hidden.unique_id)
         file, note = store.save(table, identity, store.target(identity, filename))
-        known = table.model_fingerprint
+        tables = as_list(table)
+        known = tables[0].model_fingerprint
         if identity and known and not identity.same_model(known):
-            note += f"; it was made for {table.model_name or 'another model'}"
-        text = f"{table.describe()}\nsaved in {store.shown(file)}" + note
+            note += f"; it was made for {tables[0].model_name or 'another model'}"
+        said = "\n".join(each.describe() for each in tables)
+        text = f"{said}\nsaved in {store.shown(file)}" + note
         return io.NodeOutput(str(file), ui=report(text))
 
 

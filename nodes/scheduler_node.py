@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..dode_core.tables.table import LambdaTable
-from .host.common import CATEGORY, Table
+from .host.common import CATEGORY, Table, Tables, only
 
 
 class Scheduler(io.ComfyNode):
@@ -37,7 +36,8 @@ class Scheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, table: LambdaTable, denoise: float = 1.0) -> io.NodeOutput:
+    def execute(cls, table: Tables, denoise: float = 1.0) -> io.NodeOutput:
+        table = only(table)
         steps = round(table.steps * min(max(denoise, 0.0), 1.0))
         if denoise > 0:
             steps = max(steps, 1)

@@ -126,6 +126,11 @@ def table_files(server: ComfyServer) -> list[Path]:
     return sorted(server.models.rglob("*.dode.json"))
 
 
+def all_tables(server: ComfyServer) -> list[dode.LambdaTable]:
+    """The tables of every file there is."""
+    return [table for file in table_files(server) for table in dode.load_tables(file)]
+
+
 def only_table(server: ComfyServer) -> dode.LambdaTable:
     """The one table of the one file there is."""
     (file,) = table_files(server)

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("learn",),
     ("response",),
     ("reuse",),
-    ("methods", "session", "sampler", "report"),
+    ("methods", "session", "sampler", "report", "step_counts"),
     ("distillation", "many_tables"),
     ("demo",),
     ("offline",),
@@ -54,6 +54,8 @@ def imports_of(path: Path) -> Iterator[str]:
     ``from package import name`` gives package.name where that is a module, else package.
     """
     package = list(path.relative_to(ROOT).parts[:-1])
+    # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
+    ours = ("nodes", "ComfyUI's nodes")
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -62,8 +64,6 @@ def imports_of(path: Path) -> Iterator[str]:
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
-            ours = ("nodes", "ComfyUI's nodes")
             yield from (alias.name.replace(*ours) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
@@ -74,7 +74,8 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0]
             if isinstance(first, ast.Constant):
-                yield ".".join(package) + first.value if first.value[0] == "." else first.value
+                relative = first.value[0] == "."
+                yield ".".join(package) + first.value if relative else first.value.replace(*ours)
 
 
 def room_of(module: str) -> str | None:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_graphs import demo, distill, only_table, table_files
+from comfy_graphs import all_tables, demo, distill, only_table
 from conftest import missing
 from example_graphs import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
 from hosts.comfy import ComfyError, ComfyServer
 from PIL import Image
 from playwright.sync_api import TimeoutError
-
-import dode_core as dode
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "test_output"
@@ -103,7 +101,7 @@ def test_nodes_are_found_by_search(front: FrontEnd, comfy_server: ComfyServer) -
     front.page.screenshot(path=PICTURES / "search.png")
     found = front.page.locator(".comfy-vue-node-search-container, [role=listbox]").all_inner_texts()
     nodes = [node for name, node in info.items() if name.startswith("DODE_")]
-    assert len(nodes) == 10
+    assert len(nodes) == 11
     missing_names = [n["display_name"] for n in nodes if n["display_name"] not in " ".join(found)]
     assert missing_names == []
     front.page.keyboard.press("Escape")
@@ -161,10 +159,6 @@ def test_example_runs_as_shipped(front: FrontEnd, comfy: ComfyServer, file: Path
     assert all(node["images"] for node in shown if node["kind"] in ("PreviewImage", "DODE_Compare"))
     assert len([node for node in shown if node["images"]]) >= 2
     assert front.errors == []
-
-
-def all_tables(comfy: ComfyServer) -> list[dode.LambdaTable]:
-    return [table for file in table_files(comfy) for table in dode.load_tables(file)]
 
 
 def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer) -> None:

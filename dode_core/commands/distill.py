@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CalibrationError, DodeError
+from ..step_counts import step_counts
 
 
 def add(commands: Any) -> None:
@@ -112,7 +113,7 @@ def _read(args: argparse.Namespace) -> tuple[list[str], Any, Any]:
         get_solver(name)
     plan = Plan(
         solvers=tuple(dict.fromkeys(solvers)),
-        steps=numbers(args.steps),
+        steps=step_counts(args.steps),
         schedule=args.schedule,
         cfg=args.cfg,
         samples=args.samples,
@@ -128,22 +129,6 @@ def _read(args: argparse.Namespace) -> tuple[list[str], Any, Any]:
     prompts = read_lines(args.prompts, "prompts") if args.prompts else [""]
     device = args.device or distributed.device()
     return sources, plan, Wanted(prompts, args.negative, _size(args.size), device, args.dtype)
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Step counts from ``8``, ``4,6,8`` or ``4-10``. Raises :class:`CalibrationError`."""
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            low, _, high = part.partition("-")
-            found += range(int(low), int(high or low) + 1)
-    except (ValueError, OverflowError, MemoryError):
-        found = []
-    if not found or not all(1 <= n <= 1000 for n in found):
-        raise CalibrationError(
-            f"--steps {text[:40]!r} is no step count; give 8, or 4,6,8, or 4-10."
-        )
-    return tuple(sorted(set(found)))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

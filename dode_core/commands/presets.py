@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TableError
+from ..step_counts import step_counts
 
 
 def add(commands: Any) -> None:
@@ -95,13 +96,12 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
     from ..offline.verify import measure
     from ..solve.solvers import SOLVERS
     from ..tables.identity import marks
-    from .distill import numbers
 
     prompts = read_lines(args.prompts, "prompts") if args.prompts else [""]
     wanted = Wanted(prompts, args.negative, None, args.device or distributed.device())
     loaded = load(f"demo:{args.demo}" if args.demo else args.diffusers, wanted)
     solvers = list(SOLVERS) if args.solver == "all" else args.solver.split(",")
-    steps = numbers(args.steps)
+    steps = step_counts(args.steps)
     count = worse = 0
     for name, tables in named:
         chosen = [table for table in tables if table.solver in solvers and table.steps in steps]

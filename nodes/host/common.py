@@ -7,13 +7,16 @@ from typing import TypeVar
 import comfy.samplers
 from comfy_api.latest import io
 
+from ...dode_core.errors import TableError
 from ...dode_core.solve.solvers import SOLVERS
+from ...dode_core.tables.table import LambdaTable
 
 CATEGORY = "sampling/D-ODE"
 Table = io.Custom("DODE_TABLE")
 SOLVER_HELP = "\n".join(
     f"{name}: {solver.label}, {solver.summary}" for name, solver in SOLVERS.items()
 )
+Tables = LambdaTable | list[LambdaTable]  # what a TABLE socket carries
 AnyInput = TypeVar("AnyInput", bound=io.Input)
 
 
@@ -42,3 +45,20 @@ def scheduler_widget(tooltip: str) -> io.Input:
             "scheduler", options=options, default=options[0], optional=True, tooltip=tooltip
         )
     )
+
+
+def as_list(tables: Tables) -> list[LambdaTable]:
+    """What a TABLE socket carries, one table or those of several step counts."""
+    return tables if isinstance(tables, list) else [tables]
+
+
+def only(tables: Tables) -> LambdaTable:
+    """The one table that a node needs. Raises :class:`TableError` for several."""
+    first, *more = as_list(tables)
+    if more:
+        steps = ", ".join(str(each.steps) for each in (first, *more))
+        raise TableError(
+            f"Tables for {steps} steps are connected, and this node takes one; choose it with "
+            "D-ODE Load Table, or distil one step count."
+        )
+    return first

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...dode_core.fit.teacher import MAX_SUBSTEPS, Teacher
 from ...dode_core.methods import METHODS, default_method
 from ...dode_core.solve.solvers import SOLVERS
-from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget, steps_widget
+from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show
 
@@ -36,7 +36,12 @@ def widgets() -> list[io.Input]:
     """The node's widgets, those that everybody needs first."""
     return [
         io.Combo.Input("solver", options=list(SOLVERS), default="ddim", tooltip=SOLVER_HELP),
-        steps_widget("Steps of the sampler to be. Not used when SIGMAS are connected."),
+        io.MultiType.Input(
+            io.String.Input("steps", default="8"),
+            types=[io.Int],
+            tooltip="Steps that you will sample in: 8, or several: 4-10, or 4-7, 10. Each gets a "
+            "table of its own. Not used when SIGMAS are connected.",
+        ),
         cfg_widget(
             "Guidance that you will sample with. 1 leaves the negative out. Not used when "
             "a GUIDER is connected."

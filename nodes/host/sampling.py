@@ -17,8 +17,10 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
+from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
+from .telling import notice
 
 SAMPLER_NAME = "dode"
 RIDING = "dode"  # the key in a MODEL's transformer_options for tables that ride on it
@@ -52,7 +54,7 @@ def sample_dode(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
     *,
-    table: LambdaTable | None = None,
+    table: LambdaTable | list[LambdaTable] | None = None,
     solver: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Tensor:
@@ -71,6 +73,8 @@ def sample_dode(
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
+    elif len(sigmas) > 1 and (doubt := warning(choice, len(sigmas) - 1, models.guidance(guider))):
+        notice(doubt)
 
     def interruptible(x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
         management.throw_exception_if_processing_interrupted()

@@ -56,9 +56,12 @@ def target(identity: Identity | None, name: str = "") -> Path:
     return library().target(identity, name)
 
 
-def save(table: LambdaTable, identity: Identity | None, file: Path) -> tuple[Path, str]:
-    """Add a table to ``file``, or to models/dode when that cannot be written; (where, a note)."""
-    where, note = library().save([table], identity, file)
+def save(
+    tables: LambdaTable | list[LambdaTable], identity: Identity | None, file: Path
+) -> tuple[Path, str]:
+    """Add to ``file``, or to models/dode when that cannot be written; (where, a note)."""
+    added = tables if isinstance(tables, list) else [tables]
+    where, note = library().save(added, identity, file)
     return where, f"; {note}" if note else ""
 
 
