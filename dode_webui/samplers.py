@@ -17,14 +17,20 @@ NAME = "D-ODE"
 HIDDEN = "D-ODE calibration"  # never in a menu
 MORE = tuple(SOLVERS)  # one by one, where the setting asks for them
 MORE_SETTING = "dode_more_samplers"
+NO_PLACE = (
+    "D-ODE: this WebUI has no k-diffusion samplers, so nothing was added to its menus. In "
+    "diffusers pipelines a table is a scheduler: see DodeScheduler in D-ODE's README."
+)
 # What DPM++ 2M has as its automatic schedule; API answers allow strings and booleans only.
 OPTIONS: Mapping[str, str | bool] = {"scheduler": "karras"}
 
 
 def register() -> bool:
-    """Put the samplers in the menus; False, quietly, on a host that has no place for them."""
+    """Put the samplers in the menus; False, with a line in the log, where there is no place."""
     kdiffusion = host.optional("modules.sd_samplers_kdiffusion")
     if not hasattr(kdiffusion, "KDiffusionSampler"):
+        log = getattr(host.optional("modules.logger"), "log", logging)  # SD.Next has its own
+        log.warning(NO_PLACE)
         return False
     wanted = [NAME]
     functions: dict[str, Callable[..., Any]] = {NAME: sample_dode}

@@ -100,8 +100,9 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
     """The chosen table where it can serve this run, else None and why not."""
     try:
         stored = chosen(table, host.library())
-    except DodeError as error:  # never another one in its place
-        return Used(Choice(query.pick([])), error=f"{error} This image is made without one."), ""
+    except DodeError:  # never another one in its place; nor the user's folders, in an image
+        said = f"Table {table[-60:]!r} is not among the table files here: this is made without one."
+        return Used(Choice(query.pick([])), error=said), ""
     resolution = query.pick([stored.table])
     if resolution.table is None:
         made_for = stored.table.describe()
