@@ -213,6 +213,6 @@ def check_descending(grid: Sequence[float]) -> None:
     """Raises :class:`CalibrationError` for grids that a dense teacher cannot cover."""
     if any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
         raise CalibrationError(
-            "A dense teacher needs a descending grid; distil this one with distill and without "
+            "A dense teacher needs a descending grid; distill this one with distill and without "
             "learn_sigmas."
         )

@@ -87,21 +87,25 @@ def resolve(
     rank, table = ranked[0]
     kind = KINDS[int(rank[0])]
     used = _at_cfg(usable, table, cfg)
-    if kind in ("exact", CARRIED) and brings_sigmas(used, grid):
-        # The run's own ends, to the last bit: guiders look steps up by them.
-        own = [grid[0], *used.sigmas.tolist()[1:-1], grid[-1]]
-        stages = used.scheme.stages(own, used.look_ahead)
-        rows = [tuple(row) for row in used.lambdas.tolist()]
-    else:
-        ahead = used.look_ahead if from_the_first(used, grid) else None
-        stages = used.scheme.stages(grid, ahead)
-        rows = interpolated(used, stages) if kind == "interpolated" else sliced(used, stages)
+    stages, rows = _run(used, kind, grid)
     between_cfgs = used is not table
     message = f"{kind} table: {table.describe()}" + _carried_note(table, kind, grid)
     message += _cfg_note(table, cfg)
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
     return Resolution(kind, *how, between_cfgs=between_cfgs)
+
+
+def _run(table: LambdaTable, kind: str, grid: Sequence[float]) -> tuple[list[Stage], list[Row]]:
+    """The stages of a run over ``grid`` with this table, and a row of lambdas for each."""
+    if kind in ("exact", CARRIED) and brings_sigmas(table, grid):
+        # The run's own ends, to the last bit: guiders look steps up by them.
+        own = [grid[0], *table.sigmas.tolist()[1:-1], grid[-1]]
+        stages = table.scheme.stages(own, table.look_ahead)
+        return stages, [tuple(row) for row in table.lambdas.tolist()]
+    ahead = table.look_ahead if from_the_first(table, grid) else None
+    stages = table.scheme.stages(grid, ahead)
+    return stages, interpolated(table, stages) if kind == "interpolated" else sliced(table, stages)
 
 
 def _check_solver(solver: str | None, tables: Sequence[LambdaTable]) -> None:
@@ -195,7 +199,7 @@ def _uncalibrated(
     top = max([highest or 0.0, *known])
     advice = _advice(grid, top * FULL[parametrization])
     message = f"uncalibrated: {why}, {name} runs without one; "
-    message += advice or f"distil a table for {len(grid) - 1} steps"
+    message += advice or f"distill a table for {len(grid) - 1} steps"
     return Resolution("uncalibrated", name, parametrization, stages, rows, None, message, advice)
 
 
@@ -205,7 +209,7 @@ def _advice(grid: Sequence[float], full: float) -> str:
         return "there is nothing to do at one sigma"
     whole = grid[0] >= full and grid[-1] == 0
     if grid[0] < grid[-1]:
-        return f"it runs backwards, from sigma {grid[0]:.3g} up; distil on these sigmas"
+        return f"it runs backwards, from sigma {grid[0]:.3g} up; distill on these sigmas"
     if whole:
         return ""
     part = f"starts at sigma {grid[0]:.3g}" if grid[0] < full else ""

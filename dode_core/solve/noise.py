@@ -34,15 +34,18 @@ def log_snr(sigma: float, parametrization: str) -> float:
     return math.log(alpha(sigma, parametrization) / sigma)
 
 
-def to_line(sigma: float, parametrization: str) -> float:
-    """Where grids are moved and compared: log sigma, or log(sigma / (1 - sigma)) for flow."""
+def minus_log_snr(sigma: float, parametrization: str) -> float:
+    """-log(alpha / sigma): log sigma for ``ve``, log(sigma / (1 - sigma)) for ``flow``.
+
+    Grids are moved and compared in it.
+    """
     return math.log(
         sigma if parametrization == "ve" else sigma / (1 - min(sigma, FLOW_SIGMA_LIMIT))
     )
 
 
-def from_line(u: float, parametrization: str) -> float:
-    """The sigma at a place on the line; see :func:`to_line`."""
+def from_minus_log_snr(u: float, parametrization: str) -> float:
+    """The sigma of a minus log-SNR; see :func:`minus_log_snr`."""
     return math.exp(u) if parametrization == "ve" else 1 / (1 + math.exp(-u))
 
 

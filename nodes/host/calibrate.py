@@ -26,6 +26,7 @@ from ...dode_core.fit.teacher import Teacher
 from ...dode_core.match.resolve import FULL
 from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
+from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
 from .live import Live
 from .models import highest_sigma, parametrization
@@ -35,7 +36,7 @@ from .told import Told
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What to distil, and on how much."""
+    """What to distill, and on how much."""
 
     solver: str
     teacher: Teacher
@@ -55,8 +56,22 @@ class DistillSettings:
             )
 
 
+def default_settings(cfg: float | None, full_run: bool) -> DistillSettings:
+    """What a user gets who chooses nothing."""
+    return DistillSettings(
+        solver="ddim",
+        teacher=Teacher(),
+        samples=16,
+        holdout=0.25,
+        seed=0,
+        batch_size=4,
+        cfg=cfg,
+        method=default_method(full_run),
+    )
+
+
 class DistillSampler:
-    """The sampler function that distils; ``table`` is its result."""
+    """The sampler function that distills; ``table`` is its result."""
 
     def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
@@ -71,7 +86,7 @@ class DistillSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distil on the scaled noise ``x``, which is returned as it came."""
+        """Distill on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core.distillation import distill  # not before there is work
 
         inner, extra_args = by_prompt(model, len(x), extra_args or {})
@@ -118,7 +133,7 @@ class DistillSampler:
 def calibrate(
     guider: Any, latent: Any, sigmas: Tensor, settings: DistillSettings, live: Live
 ) -> LambdaTable:
-    """Distil with a guider on noise for ``settings.samples`` copies of a latent.
+    """Distill with a guider on noise for ``settings.samples`` copies of a latent.
 
     latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
     Raises :class:`DodeError`, and the host's own exception on interrupt.
@@ -173,6 +188,23 @@ def make_guider(
     return guider
 
 
+def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that is connected, or the host's own around what is connected instead."""
+    if guider is None:
+        if model is None or positive is None:
+            missing = "a model" if model is None else "positive"
+            raise CalibrationError(
+                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
+            )
+        return make_guider(model, positive, negative, cfg)
+    if not (model is None and positive is None and negative is None):
+        raise CalibrationError(
+            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
+            "two, so that it is clear what is distilled."
+        )
+    return guider
+
+
 def reserving(guider: Any, batch_size: int) -> Any:
     """A copy of a guider that is told that at most ``batch_size`` latents are in memory at once."""
 
@@ -217,3 +249,10 @@ def schedule(
         )
     plan = comfy.samplers.KSampler(model, steps, "cpu", sampler or "euler", scheduler, denoise)
     return plan.sigmas.to(torch.float32)
+
+
+def grids(patcher: Any, sigmas: Tensor | None, scheduler: str, steps: str | int) -> list[Tensor]:
+    """The connected sigmas, or the scheduler's for every step count that is asked for."""
+    if sigmas is not None:
+        return [sigmas]
+    return [schedule(patcher, scheduler, n) for n in step_counts(steps)]
