@@ -52,10 +52,10 @@ def widgets() -> list[io.Input]:
                 options=list(METHODS),
                 default=default_method(),
                 optional=True,
-                tooltip="columns and sigmas: nearest to the teacher in few steps, moves the sigmas "
-                "too; serves full runs (denoise 1) of this step count. one lambda: the paper's, a "
-                "tenth of the work, also for parts of a schedule (image to image) and near step "
-                "counts. columns: more of the past outputs, on your sigmas.",
+                tooltip="columns and sigmas: best quality, for whole images (denoise 1) of this "
+                "step count. one lambda: also for image to image and two-stage sampling, and for "
+                "near step counts; the paper's, a tenth of the work. columns: in between, keeps "
+                "the scheduler's noise levels.",
             )
         ),
         scheduler_widget(
