@@ -17,6 +17,7 @@ from .common import tests_on_path
 
 LOW, HIGH = 0.002, 80.0
 REFERENCE_STEPS = 64  # of Heun, 127 evaluations
+MNIST = "mnist"  # the third-party transformer
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Problem:
     name: str
     parametrization: str
     cfg: float = 1.0
-    weights: str = ""  # of a demo model; none for the mixture
+    weights: str = ""  # of a demo model, or MNIST; none for the mixture
 
     @property
     def high(self) -> float:
@@ -34,6 +35,10 @@ class Problem:
 
     @cached_property
     def model(self) -> Any:
+        if self.weights == MNIST:
+            from .mnist_transformer import MnistTransformer
+
+            return MnistTransformer()
         if self.weights:
             return load_demo(self.weights)
         tests_on_path()
@@ -54,10 +59,13 @@ class Problem:
 
     def noise(self, count: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
         """(noise at the first sigma, extra arguments of the model); labels cycle."""
-        shape = IMAGE_SHAPE if self.weights else (4, 8, 8)
+        shape, classes = (IMAGE_SHAPE if self.weights else (4, 8, 8)), len(CLASSES)
+        if self.weights == MNIST:
+            from .mnist_transformer import CLASSES as classes
+            from .mnist_transformer import IMAGE_SHAPE as shape
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(count, *shape, generator=generator) * self.high
-        labels = torch.arange(count) % len(CLASSES)
+        labels = torch.arange(count) % classes
         return x, {"labels": labels, "cfg": self.cfg} if self.weights else {}
 
 
@@ -70,5 +78,7 @@ PROBLEMS = {
         Problem("EDM, cfg 7", "ve", 7.0, "emoji_edm"),
         Problem("flow, cfg 3", "flow", 3.0, "emoji_flow"),
         Problem("mixture", "ve"),
+        Problem("MNIST transformer, cfg 1", "flow", 1.0, MNIST),
+        Problem("MNIST transformer, cfg 3", "flow", 3.0, MNIST),
     )
 }

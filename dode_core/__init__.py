@@ -13,12 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibration import calibrate
     from .distillation import distill
     from .errors import CalibrationError, DodeError, Enough, SigmasError, TableError
     from .fit.teacher import Teacher
     from .many_tables import best_tables, distill_many
     from .match.resolve import Resolution, resolve
     from .offline.scheduler import DodeScheduler
+    from .response.profile import Profile
     from .sampler import run_resolved, sample
     from .solve.solver import Solver
     from .solve.solvers import SOLVERS
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from .version import __version__
 
 _HOME = {
+    "calibrate": "calibration",
+    "Profile": "response.profile",
     "best_tables": "many_tables",
     "distill": "distillation",
     "distill_many": "many_tables",
@@ -59,6 +63,7 @@ __all__ = [
     "Enough",
     "Errors",
     "LambdaTable",
+    "Profile",
     "Resolution",
     "SigmasError",
     "Solver",
@@ -67,6 +72,7 @@ __all__ = [
     "Teacher",
     "__version__",
     "best_tables",
+    "calibrate",
     "distill",
     "distill_many",
     "load_tables",

@@ -24,9 +24,8 @@ from tables import document, made_up, same  # noqa: E402
 
 import dode_core as dode  # noqa: E402
 from dode_core.match.resolve import resolve  # noqa: E402
-from dode_core.offline import safetensors_header  # noqa: E402
 from dode_core.solve.stages import LookAhead  # noqa: E402
-from dode_core.tables import names, presets  # noqa: E402
+from dode_core.tables import names, presets, safetensors_header  # noqa: E402
 from dode_core.tables.table import dump_tables, parse_tables  # noqa: E402
 
 NUMBERS: list[Any] = [

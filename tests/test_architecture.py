@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("response",),
     ("reuse",),
     ("methods", "session", "sampler", "report", "step_counts"),
-    ("distillation", "many_tables"),
+    ("distillation", "many_tables", "calibration"),
     ("demo",),
     ("offline",),
     ("commands",),

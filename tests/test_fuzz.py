@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import dode_core as dode
-from dode_core.offline import safetensors_header
-from dode_core.tables import identity, names, strict_json
+from dode_core.tables import identity, names, safetensors_header, strict_json
 from dode_core.tables.files import read_bytes
 from dode_core.tables.table import dump_tables, load_tables, parse_tables
 

@@ -16,9 +16,9 @@ import torch
 from ..errors import CalibrationError
 from ..tables.files import SUFFIX, read_bytes
 from ..tables.identity import file_fingerprint
+from ..tables.safetensors_header import read_header
 from .loading import Loaded, Wanted
 from .pipeline_models import FluxDenoiser, SD3Denoiser, SDXLDenoiser, UNetDenoiser
-from .safetensors_header import read_header
 
 KINDS: Mapping[str, type[UNetDenoiser | SD3Denoiser]] = {
     "StableDiffusionPipeline": UNetDenoiser,

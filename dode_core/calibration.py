@@ -1,0 +1,186 @@
+"""Distilling once: a few runs of the model from which every later run's table follows.
+
+One dense teacher, then student runs on the fit samples, each designed with what was seen so far:
+they show how the model answers off the teacher's path (:mod:`.response.model`). At the end held-out
+samples measure some tables against what the profile expected of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CalibrationError, Enough
+from .fit.batches import Samples
+from .fit.dropping import dropping_samples
+from .fit.guarded import Progress
+from .fit.trajectory import DENSE_STEPS
+from .learn.learn import SCOUTS
+from .response.design import Designer
+from .response.measured import Measured
+from .response.observe import Observer
+from .response.profile import Profile, plan_of
+from .response.simulate import Plan
+from .session import Session
+from .solve.integrate import Denoiser
+
+QUICK_BUDGET = 64
+LEAST_BUDGET = 56
+OBSERVED = 8  # samples of which every run is seen
+LOOK = 0.48  # of the first sigma: where the first run looks
+EXPLORED = (6, 9)
+FOLLOWED = (5, 8, 12)
+MEASURED = (5, 8, 12)
+MEASURED_PART = 4, {"ve": 0.0125, "flow": 0.5}  # steps, start against the first sigma
+WEIGHT = 0.3
+
+
+@torch.no_grad()
+@dropping_samples
+def calibrate(
+    model: Denoiser,
+    x: Tensor,
+    sigma_max: float,
+    sigma_min: float,
+    *,
+    extra_args: Mapping[str, Any] | None = None,
+    parametrization: str | None = None,
+    holdout: float = 0.25,
+    budget: float = QUICK_BUDGET,
+    progress: Progress | None = None,
+    batch_size: int = SCOUTS,
+) -> Profile:
+    """One calibration for every run of a model: any steps, start and grid.
+
+    model: ``model(x, sigma, **extra_args) -> denoised``, sigma of shape (b,). x: the noise at
+    ``sigma_max``, shape (B, ...), of 8 samples or more; latents of any rank. ``sigma_min`` is the
+    lowest sigma above 0 that a run may use. Tensors in ``extra_args`` whose first dimension is B
+    belong to the samples. The last ``round(holdout * B)`` samples only measure.
+
+    At most ``budget`` model evaluations per sample in all, %d of them the teacher's.
+    ``progress(done, total, denoised)`` is called after every model call; raising from it stops the
+    calibration, and raising :class:`Enough` after the first student run ends it with what is known.
+    Raises :class:`SigmasError` and :class:`CalibrationError`.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise CalibrationError(
+            f"The sigmas go from {sigma_max} to {sigma_min}; the first must be "
+            "the larger one, both above 0."
+        )
+    if budget < LEAST_BUDGET:
+        raise CalibrationError(
+            f"A budget of {budget:g} evaluations per sample is too small; a calibration takes at "
+            f"least {LEAST_BUDGET}."
+        )
+    grid = (float(sigma_max), float(sigma_min), 0.0)
+    samples = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
+    session = Session(model, samples, grid, parametrization, progress)
+    session.model.total = session.most_calls(budget)
+    found = Calibrator(session, budget).profile()
+    session.model.finish()
+    return found
+
+
+calibrate.__doc__ = (calibrate.__doc__ or "") % DENSE_STEPS
+
+
+@dataclass
+class Calibrator:
+    """The runs of one calibration, in order, as far as the budget goes."""
+
+    session: Session
+    budget: float
+    plans: dict[int, Plan] = field(default_factory=dict)
+
+    def profile(self) -> Profile:
+        session = self.session
+        held = [session.samples.is_held_out(part) for part in session.parts]
+        fit = [i for i, out in enumerate(held) if not out]
+        seen, rows = [], 0
+        for i in fit:
+            if rows < OBSERVED:
+                seen.append(i)
+                rows += session.parts[i].stop - session.parts[i].start
+        self.fit = self._observer(seen)
+        self.held = self._observer([i for i, out in enumerate(held) if out])
+        self.looks = () if session.mean is None else (LOOK * session.grid[0],)
+        try:
+            self._explore()
+        except Enough:
+            if not self.fit.seen:
+                raise
+            session.model.progress = None
+        return self._finish()
+
+    def _observer(self, parts: list[int]) -> Observer:
+        session = self.session
+        return Observer(
+            session.model,
+            [session.samples.state(session.parts[i]) for i in parts],
+            [session.trajectories[i] for i in parts],
+            session.parametrization,
+            session.mean,
+            tuple(session.samples.x.shape[1:]),
+        )
+
+    @property
+    def left(self) -> float:
+        """Evaluations, of all samples, the last check taken off."""
+        session = self.session
+        return self.budget * len(session.samples) - session.model.evaluations - 1
+
+    def _explore(self) -> None:
+        """Runs of the fit samples, the later ones designed with what the earlier ones show."""
+        reserved = self._reserved()
+        for steps in (*EXPLORED, *FOLLOWED):
+            if self.left - reserved < steps * self.fit.samples:
+                continue
+            design = self._designer()
+            plan = design.own(steps, None, self.looks[0] if self.looks else None, kept=1)
+            self.fit.seen.append(self.fit.run(plan))
+
+    def _reserved(self) -> float:
+        if not self.held.states:
+            return 0.0
+        return self.held.samples * (sum(MEASURED) + MEASURED_PART[0])
+
+    def _designer(self) -> Designer:
+        return Designer(self.fit.response(), self.session.parametrization, WEIGHT)
+
+    def _finish(self) -> Profile:
+        session = self.session
+        profile = self._profile(())
+        measured = []
+        starts: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
+        part = MEASURED_PART[1][session.parametrization] * session.grid[0]
+        starts.append((MEASURED_PART[0], part))
+        for steps, start in starts:
+            if not self.held.states or self.left < steps * self.held.samples:
+                continue
+            table = profile.table(steps, start)
+            if table.solver != "ddim" or not table.gain:
+                continue
+            run = self.held.run(plan_of(table))
+            error = float(run.squares.mean().sqrt())
+            measured.append(Measured(steps, start, profile.expected(table), error))
+        session.model.check_unchanged()
+        return self._profile(tuple(measured))
+
+    def _profile(self, measured: tuple[Measured, ...]) -> Profile:
+        session = self.session
+        return Profile(
+            self.fit.response(),
+            session.parametrization,
+            session.mean,
+            self.looks,
+            WEIGHT,
+            session.model.evaluations / len(session.samples),
+            session.samples.fit,
+            session.samples.held_out,
+            measured=measured,
+            latent_shape=tuple(session.samples.x.shape[1:]),
+        )

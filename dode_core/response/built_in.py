@@ -1,0 +1,74 @@
+"""Built-in samplers as a profile sees them: what is expected of them, and never worse than them.
+
+The rows of ``ddim``, ``ipndm``, ``deis`` and ``dpmpp_2m`` on the grids that people use, simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import DodeError
+from ..solve.noise import from_line, to_line
+from ..solve.schedules import exponential, karras
+from ..solve.scheme import Scheme
+from ..tables.fields import Errors
+from ..tables.table import LambdaTable
+from .simulate import Plan
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+SOLVERS = ("ddim", "ipndm", "deis", "dpmpp_2m")
+RAISED = (1.0, 15.0, 50.0)  # the last inner sigma against the profile's lowest
+
+
+def best_built_in(
+    profile: Profile, plan: Plan, given: Sequence[float] | None = None
+) -> LambdaTable | None:
+    """The table, all zeros, of the built-in rows of least expected error for the same run."""
+    grids = [given] if given is not None else usual_grids(profile, plan)
+    found: list[LambdaTable] = []
+    for grid in grids:
+        for name in SOLVERS:
+            try:
+                error = profile.expected_plain(name, grid)
+            except DodeError:
+                continue
+            found.append(_plain(profile, name, grid, error, given is None))
+    return min(found, key=lambda t: t.errors.distilled_fit if t.errors else 0.0, default=None)
+
+
+def usual_grids(profile: Profile, plan: Plan) -> list[list[float]]:
+    """Grids that a careful user would try, from the plan's first sigma; and the plan's own."""
+    first, n, kind = plan.sigmas[0], plan.stages, profile.parametrization
+    grids = [list(plan.sigmas)]
+    lows = [profile.sigma_min * r for r in RAISED if profile.sigma_min * r < 0.3 * first]
+    if n > 1 and kind == "ve":
+        grids += [karras(n, low, first).tolist() for low in lows]
+        grids += [exponential(n, low, first).tolist() for low in lows]
+    elif n > 1:
+        top, low = (to_line(v, kind) for v in (first, max(profile.sigma_min, 0.01)))
+        even = [from_line(top + (low - top) * i / (n - 1), kind) for i in range(1, n)]
+        grids += [[first, *even, 0.0], [first * (1 - i / n) for i in range(n + 1)]]
+    return grids
+
+
+def _plain(
+    profile: Profile, solver: str, grid: Sequence[float], error: float, learned: bool
+) -> LambdaTable:
+    plain = Scheme(solver, profile.parametrization)
+    return LambdaTable.of(
+        plain,
+        list(grid),
+        torch.zeros(len(plain.stages(grid)), 1, dtype=torch.float64),
+        errors=Errors(error, error),
+        teacher="profile",
+        samples_fit=profile.samples_fit,
+        samples_holdout=profile.samples_holdout,
+        evaluations=profile.evaluations,
+        learned_sigmas=learned,
+        program=profile.program,
+    )

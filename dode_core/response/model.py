@@ -1,0 +1,193 @@
+"""The response model: a teacher's trajectory, and the denoised output beside it.
+
+Where a state is off the teacher's x(sigma) by dx, the denoised output is off by
+
+    dD_b = J_b(sigma) dx_b + e_b,    <e_b(sigma, dx), e_b(sigma', dx')> =
+                                     sqrt(nu_b(sigma) nu_b(sigma')) k(sigma, sigma') <dx_b, dx'_b>
+
+in every spatial frequency band b: a linear operator that is J_b on average and of which nothing is
+known but its size nu_b and that it changes slowly with sigma. Runs that were observed say more:
+given their dx_i and dD_i, e is the conditional mean of that Gaussian process (kriging), linear in
+dx, with the conditional variance as noise. An observed run is reproduced exactly, and the further a
+run is from all that was seen the less it is trusted.
+
+Arrays are (bands, candidates, rank): coordinates of :mod:`.frame`, many runs at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+WIDTH = 0.4  # of the smoothing of J and nu, in log sigma
+REACH = 1.5  # of k, in log sigma
+TRUST = 0.3  # of what single points miss, as nu: most of it is the same from point to point
+NUGGET = 1e-4  # of the process, relative: rounding, and that outputs were seen once
+FINE = 96  # points of the curves that J and nu are read from
+LEAST_NU = 1e-6
+
+
+@dataclass
+class Points:
+    """Observed answers: log sigma (m,), dx and dD (bands, m, rank)."""
+
+    logs: Array
+    dx: Array
+    answer: Array
+
+    def curves(self, logs: Array) -> tuple[Array, Array]:
+        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed in log sigma."""
+        size = (self.dx**2).sum(2) + 1e-300
+        slopes = (self.dx * self.answer).sum(2) / size
+        rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
+        weights = np.exp(-0.5 * ((logs[:, None] - self.logs) / WIDTH) ** 2) + 1e-12
+        weights /= weights.sum(1, keepdims=True)
+        mean = slopes @ weights.T
+        spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
+        found = rest @ weights.T + np.maximum(spread, 0)
+        return mean, np.maximum(TRUST * found, LEAST_NU)
+
+
+@dataclass
+class Response:
+    """What is known of a checkpoint: see this module. ``knots`` are the teacher's sigmas, falling.
+
+    states, slopes: (bands, knots, rank) of the teacher, slope = x - denoised = dx / d log sigma;
+    final, mean: (bands, rank); ``curve`` = log sigmas, J and nu where nothing was observed.
+    """
+
+    knots: Array
+    states: Array
+    slopes: Array
+    final: Array
+    mean: Array
+    curve: tuple[Array, Array, Array]
+    points: Points | None = None
+    logs: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.logs = np.log(self.knots)
+        if self.points is not None:
+            fine = np.linspace(self.logs[0], self.logs[-1], FINE)
+            self.curve = (fine, *self.points.curves(fine))
+            self._condition(self.points)
+
+    def _condition(self, points: Points) -> None:
+        j, nu = self._curves(points.logs)
+        self._scale = np.sqrt(nu)  # (bands, m)
+        near = np.exp(-0.5 * ((points.logs[:, None] - points.logs) / REACH) ** 2)
+        inner = points.dx @ points.dx.transpose(0, 2, 1)
+        gram = inner * near * self._scale[:, :, None] * self._scale[:, None, :]
+        size = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 1e-300))
+        unit = gram / size[:, :, None] / size[:, None, :] + NUGGET * np.eye(len(points.logs))
+        inverse = np.linalg.inv(unit) / size[:, :, None] / size[:, None, :]
+        missing = points.answer - j[:, :, None] * points.dx
+        self._inverse, self._weights = inverse, inverse @ missing
+        self._transposed = np.ascontiguousarray(points.dx.transpose(0, 2, 1))
+
+    def is_finite(self) -> bool:
+        """Whether what was derived from the numbers is finite as well."""
+        if self.points is None:
+            return True
+        return bool(np.isfinite(self._inverse).all() and np.isfinite(self._weights).all())
+
+    def _curves(self, logs: Array) -> tuple[Array, Array]:
+        fine, j, nu = self.curve
+        falling = fine[0] > fine[-1]
+        at, cells = (-logs, -fine) if falling else (logs, fine)
+        i = np.clip(np.searchsorted(cells, at) - 1, 0, len(fine) - 2)
+        t = np.clip((at - cells[i]) / (cells[i + 1] - cells[i]), 0, 1)
+        return j[:, i] * (1 - t) + j[:, i + 1] * t, nu[:, i] * (1 - t) + nu[:, i + 1] * t
+
+    def state(self, sigma: Array) -> Array:
+        """The teacher's states at sigmas (c,): cubic Hermite in log sigma; (bands, c, rank)."""
+        return _once(self._state, sigma)
+
+    def slope(self, sigma: Array) -> Array:
+        """The teacher's x - denoised at sigmas (c,), four-point Lagrange in log sigma."""
+        return _once(self._slope, sigma)
+
+    def _state(self, sigma: Array) -> Array:
+        inside = np.maximum(sigma, self.knots[-1])
+        logs = np.log(inside)
+        i = np.clip(np.searchsorted(-self.logs, -logs), 1, len(self.knots) - 1)
+        h = self.logs[i] - self.logs[i - 1]
+        t = (logs - self.logs[i - 1]) / h
+        weights = (
+            (1 + 2 * t) * (1 - t) ** 2,
+            t * (1 - t) ** 2 * h,
+            t * t * (3 - 2 * t),
+            t * t * (t - 1) * h,
+        )
+        terms = (self.states[:, i - 1], self.slopes[:, i - 1], self.states[:, i], self.slopes[:, i])
+        out = sum(w[:, None] * term for w, term in zip(weights, terms, strict=True))
+        rest = np.where(sigma < self.knots[-1], sigma / self.knots[-1], 1.0)[:, None]
+        return out * rest + (1 - rest) * self.final[:, None]
+
+    def _slope(self, sigma: Array) -> Array:
+        logs = np.log(sigma)
+        i = np.searchsorted(-self.logs, -logs)
+        low = np.clip(i - 2, 0, len(self.knots) - 4)
+        nodes = self.logs[low[:, None] + np.arange(4)]
+        out = 0.0
+        for a in range(4):
+            others = [b for b in range(4) if b != a]
+            top = np.prod([logs - nodes[:, b] for b in others], axis=0)
+            weight = top / np.prod([nodes[:, a] - nodes[:, b] for b in others], axis=0)
+            out = out + weight[:, None] * self.slopes[:, low + a]
+        return np.asarray(out)
+
+    def denoised(
+        self, sigma: Array, x: Array, noise: Array, variance: Array
+    ) -> tuple[Array, Array, Array]:
+        """Denoised outputs of states at sigmas (c,).
+
+        x (bands, c, rank); ``noise`` (bands, c, n), the state's weights of earlier unpredicted
+        parts, of ``variance`` (bands, c, n). Returns the outputs' coordinates, their weights of
+        those parts, and the variance (bands, c) of what this evaluation adds.
+        """
+        teacher = self.state(sigma)
+        dx = x - teacher
+        few, back = np.unique(sigma, return_inverse=True)
+        logs = np.log(few)
+        j, nu = (curve[:, back] for curve in self._curves(logs))
+        square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
+        out = teacher - self.slope(sigma) + j[:, :, None] * dx
+        added = nu * square
+        if self.points is not None:
+            near = np.exp(-0.5 * ((logs[:, None] - self.points.logs) / REACH) ** 2)
+            known = (dx @ self._transposed) * near[back]
+            known *= np.sqrt(nu)[:, :, None] * self._scale[:, None, :]
+            out += known @ self._weights
+            added = added - np.einsum("bcm,bcm->bc", known @ self._inverse, known)
+        return out, j[:, :, None] * noise, np.maximum(added, NUGGET * nu * square) + 1e-16
+
+
+def _once(read: Callable[[Array], Array], sigma: Array) -> Array:
+    """``read`` at every sigma once: candidates mostly share theirs."""
+    few, back = np.unique(sigma, return_inverse=True)
+    found = read(few)
+    return found if len(few) == len(sigma) == 1 else found[:, back]
+
+
+def default_curve(
+    knots: Array, variances: Array, parametrization: str
+) -> tuple[Array, Array, Array]:
+    """J and nu before anything was observed: Gaussian data with these variances by band.
+
+    J = a P / (a^2 P + sigma^2), a = 1 or, for flow models, 1 - sigma.
+    """
+    sigma = knots[None, :]
+    a = 1 - np.minimum(sigma, 1 - 1e-4) if parametrization == "flow" else np.ones_like(sigma)
+    p = np.maximum(variances, 1e-12)[:, None]
+    j = a * p / (a * a * p + sigma * sigma)
+    return np.log(knots), j, np.full_like(j, 0.05)
+
+
+def unit(sigma: float, parametrization: str) -> float:
+    """The size of a state of pure noise and data of unit size: hypot(alpha, sigma)."""
+    return math.hypot(1 - sigma if parametrization == "flow" else 1.0, sigma)

@@ -1,0 +1,166 @@
+"""From samples to a response: inner products of the teacher's states and of observed outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..fit import distributed
+from ..fit.guarded import CountingModel
+from ..fit.trajectory import Trajectory
+from ..learn.student import robust_weights
+from ..solve.integrate import State, integrate
+from ..solve.scheme import Scheme
+from ..solve.stages import LookAhead, Stage
+from .bands import Bands
+from .frame import coordinates
+from .model import Array, Points, Response, default_curve
+from .simulate import Plan, replay
+
+SOLVER, COLUMNS = "ddim", 2  # whose rows, with a gain, are three free numbers
+
+
+@dataclass
+class Seen:
+    """An observed run: its plan, every evaluation's outputs of every micro-batch, its errors."""
+
+    plan: Plan
+    outputs: list[list[Tensor]] = field(repr=False)  # [evaluation][micro-batch]
+    squares: Tensor  # (samples,) mean square final errors
+
+
+@dataclass
+class Observer:
+    """Micro-batches whose teacher is known, and the runs that were observed on them."""
+
+    model: CountingModel
+    states: Sequence[State]  # at the first sigma
+    trajectories: Sequence[Trajectory]
+    parametrization: str
+    mean: tuple[float, ...] | None
+    shape: tuple[int, ...]
+    seen: list[Seen] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.bands = Bands(self.shape)
+        self.robust = True
+
+    @property
+    def samples(self) -> int:
+        rows = sum(len(trajectory.final) for trajectory in self.trajectories)
+        return int(distributed.total(torch.tensor(float(rows))))
+
+    def run(self, plan: Plan) -> Seen:
+        """Run a plan on all micro-batches; what it shows is not kept unless it is added."""
+        stages, lambdas = stages_of(plan, self.parametrization, self.mean)
+        states = [
+            self._begin(state, trajectory, plan)
+            for state, trajectory in zip(self.states, self.trajectories, strict=True)
+        ]
+        outputs: list[list[Tensor]] = []
+
+        def choose(k: int, stage: Stage, running: Sequence[State]) -> Sequence[float]:
+            outputs.append([state.denoised for state in running])
+            return lambdas[k]
+
+        for _ in integrate(
+            self.model, states, stages, choose, parametrization=self.parametrization
+        ):
+            pass
+        pairs = zip(states, self.trajectories, strict=True)
+        squares = torch.cat([mean_square(state.x - t.final) for state, t in pairs])
+        return Seen(plan, outputs, distributed.gather(squares))
+
+    def _begin(self, state: State, trajectory: Trajectory, plan: Plan) -> State:
+        state = state.copy()
+        x = state.x if plan.sigmas[0] == trajectory.sigmas[0] else trajectory.at(plan.sigmas[0])
+        state.x = state.start = state.denoised = x.to(state.x)
+        return state
+
+    def response(self, runs: Sequence[Seen] | None = None) -> Response:
+        """What the teacher and ``runs`` (all that were added) show."""
+        runs = self.seen if runs is None else runs
+        weights = self._weights(runs)
+        knots = np.array(self.trajectories[0].sigmas)
+        count = len(knots)
+        grams = self._grams(runs, weights)
+        frame = coordinates(grams.numpy())
+        states, slopes = frame[:, :count], frame[:, count : 2 * count]
+        final, mean = frame[:, 2 * count], frame[:, 2 * count + 1]
+        curve = default_curve(knots, self._variances(frame), self.parametrization)
+        blank = Response(knots, states, slopes, final, mean, curve)
+        first, parts = 2 * count + 2, []
+        for run in runs:
+            outputs = frame[:, first : first + run.plan.stages]
+            first += run.plan.stages
+            parts.append(replay(blank, run.plan, outputs, self.parametrization))
+        if not parts:
+            return blank
+        logs, dx, answer = zip(*parts, strict=True)
+        points = Points(np.concatenate(logs), np.concatenate(dx, 1), np.concatenate(answer, 1))
+        return Response(knots, states, slopes, final, mean, curve, points)
+
+    def _weights(self, runs: Sequence[Seen]) -> Tensor:
+        if not runs or not self.robust:
+            return torch.ones(self.samples, dtype=torch.float64)
+        logs = torch.stack([run.squares.clamp(min=1e-30).log() for run in runs]).mean(0)
+        return robust_weights(logs.exp())
+
+    def _variances(self, frame: Array) -> Array:
+        """The data's variance by band and element, roughly: the final states about their mean."""
+        final = frame[:, 2 * len(self.trajectories[0].sigmas)]
+        share = np.bincount(self.bands.index.numpy(), minlength=self.bands.count)
+        return (final**2).sum(1) / (share / share.sum())
+
+    def _grams(self, runs: Sequence[Seen], weights: Tensor) -> Tensor:
+        """Weighted inner products by band of all vectors, per element and sample."""
+        mean = torch.zeros(self.shape, dtype=torch.float64)
+        for channel, value in enumerate(self.mean or ()):
+            mean[channel] = value
+        total: Tensor | None = None
+        mine = distributed.mine(weights, sum(len(t.final) for t in self.trajectories))
+        number = 0
+        for p, trajectory in enumerate(self.trajectories):
+            for row in range(len(trajectory.final)):
+                vectors = [x[row] for x in trajectory.x] + [s[row] for s in trajectory.slope]
+                vectors += [trajectory.final[row], mean]
+                vectors += [outputs[p][row] for run in runs for outputs in run.outputs]
+                part = self.bands.grams(vectors) * mine[number]
+                total = part if total is None else total + part
+                number += 1
+        assert total is not None
+        return distributed.total(total) / (float(weights.sum()) * mean.numel())
+
+
+def mean_square(x: Tensor) -> Tensor:
+    return x.flatten(1).double().square().mean(1).cpu()
+
+
+def scheme(parametrization: str) -> Scheme:
+    """What a plan's rows are lambdas of."""
+    return Scheme.of(SOLVER, parametrization, COLUMNS, gain=True)
+
+
+def lambdas_of(plan: Plan) -> list[list[float]]:
+    """The rows as D-DDIM's lambdas: two differences and a gain."""
+    found = []
+    for c0, c1, c2 in plan.rows.tolist():
+        found.append([-c1 - c2, -c2, c0 + c1 + c2 - 1])
+    return found
+
+
+def rows_of(lambdas: Sequence[Sequence[float]]) -> Array:
+    """The inverse of :func:`lambdas_of`."""
+    return np.array([[1 + g + a, b - a, -b] for a, b, g in lambdas])
+
+
+def stages_of(
+    plan: Plan, parametrization: str, mean: tuple[float, ...] | None
+) -> tuple[list[Stage], list[list[float]]]:
+    """What the one loop runs."""
+    ahead = None if plan.ahead is None else LookAhead(plan.ahead, mean or ())
+    return scheme(parametrization).stages(plan.sigmas, ahead), lambdas_of(plan)

@@ -1,0 +1,206 @@
+"""A profile: what one calibration leaves behind, and every run's table from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CalibrationError, SigmasError
+from ..solve.noise import check_sigmas, same_sigmas
+from ..solve.scheme import Scheme
+from ..solve.stages import LookAhead
+from ..tables import files
+from ..tables.fields import Errors
+from ..tables.table import LambdaTable
+from ..version import PROGRAM
+from .built_in import best_built_in
+from .design import Designer
+from .measured import Measured
+from .model import Response
+from .observe import lambdas_of, rows_of, scheme
+from .profile_file import MAX_BYTES, dump_profile, read_fields
+from .run_of_stages import expected_error
+from .simulate import Plan
+
+MOST_STEPS = 64
+SUFFIX = ".dode-profile"
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """A checkpoint at one cfg: tables for any number of steps, any start and any grid.
+
+    ``sigma_max`` and ``sigma_min`` are the checkpoint's range; ``mean`` is what a first evaluation
+    that looks ahead, at one of ``looks``, guesses (None: no run looks ahead). ``evaluations``
+    counts model evaluations per sample, all in. ``tables`` were made during the calibration,
+    some from real runs, and serve their runs first. Made by :func:`dode_core.calibrate`.
+    """
+
+    response: Response
+    parametrization: str
+    mean: tuple[float, ...] | None = None
+    looks: tuple[float, ...] = ()
+    weight: float = 0.0  # of the states on the way
+    evaluations: float = 0.0
+    samples_fit: int = 0
+    samples_holdout: int = 0
+    dropped: int = 0
+    measured: tuple[Measured, ...] = ()
+    tables: tuple[LambdaTable, ...] = ()
+    cfg: float | None = None
+    latent_shape: tuple[int, ...] = ()
+    seed: int | None = None
+    model_name: str = ""
+    model_fingerprint: str = ""
+    program: str = PROGRAM
+    _made: dict[Any, LambdaTable] = field(default_factory=dict, repr=False)
+
+    @property
+    def sigma_max(self) -> float:
+        return float(self.response.knots[0])
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.response.knots[-1])
+
+    def table(
+        self,
+        steps: int | None = None,
+        start: float | None = None,
+        *,
+        sigmas: Tensor | Sequence[float] | None = None,
+    ) -> LambdaTable:
+        """The table of a run, made in seconds without asking the model.
+
+        ``steps`` alone: from pure noise at ``sigma_max``, on sigmas of its own, to 0. With
+        ``start``: from the state at that sigma (image to image, hires, a later start step). With
+        ``sigmas``: rows for a descending grid that is kept as it is. Raises
+        :class:`SigmasError` for runs that the profile does not cover.
+        """
+        if (steps is None) == (sigmas is None):
+            raise SigmasError("Give either the number of steps or the sigmas of the run.")
+        if sigmas is not None:
+            if start is not None:
+                raise SigmasError("A grid has its own start; give either start or sigmas.")
+            return self._cached(("grid", self._grid(sigmas)))
+        if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+            raise SigmasError(f"{steps} steps were asked for; a profile serves 1 to {MOST_STEPS}.")
+        if start is not None:
+            start = float(start)
+            if not self.sigma_min < start <= self.sigma_max * (1 + 1e-4):
+                raise SigmasError(
+                    f"The run starts at sigma {start:g}, but the profile covers "
+                    f"{self.sigma_max:g} down to {self.sigma_min:g}."
+                )
+            start = None if start > self.sigma_max * (1 - 1e-4) else start
+        return self._cached(("own", steps, start))
+
+    def expected(self, table: LambdaTable) -> float:
+        """The RMS error that the profile predicts for a table's own run, in latent units."""
+        rows = table.lambdas.tolist()
+        return expected_error(self.response, table.stages, rows, self.parametrization)
+
+    def expected_plain(self, solver: str, sigmas: Tensor | Sequence[float]) -> float:
+        """The same for a built-in solver, its plain rows, on a grid."""
+        stages = Scheme(solver, self.parametrization).plain(self._grid(sigmas))
+        return expected_error(self.response, stages, (), self.parametrization)
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile; the file is replaced atomically. See docs/profile-format.md."""
+        files.rewrite(path, lambda name, raw: dump_profile(self))
+
+    @staticmethod
+    def load(path: str | Path) -> Profile:
+        """The profile in a file, checked in every number. Raises :class:`TableError`."""
+        path = Path(path)
+        return parse_profile(files.read_bytes(path, MAX_BYTES), path.name)
+
+    def _cached(self, key: tuple[Any, ...]) -> LambdaTable:
+        if key not in self._made:
+            table = self._known(key) if key[0] == "own" else None
+            if table is None:
+                table = self._make(key)
+            self._made[key] = table
+        about = {
+            name: getattr(self, name)
+            for name in ("cfg", "latent_shape", "seed", "model_name", "model_fingerprint")
+        }
+        return replace(self._made[key], **about)
+
+    def _known(self, key: tuple[Any, ...]) -> LambdaTable | None:
+        """A table of the calibration's for this run."""
+        _, steps, start = key
+        first = self.sigma_max if start is None else start
+        for table in self.tables:
+            begins = float(table.sigmas[0])
+            if table.steps == steps and same_sigmas((begins,), (first,)):
+                return table
+        return None
+
+    def _make(self, key: tuple[Any, ...]) -> LambdaTable:
+        designer = Designer(self.response, self.parametrization, self.weight)
+        if key[0] == "grid":
+            plans = [designer.given(key[1])]
+        else:
+            _, steps, start = key
+            looks: Sequence[float | None] = (None,) if start else self.looks or (None,)
+            plans = [designer.own(steps, start, look) for look in looks]
+        plan = min(plans, key=lambda plan: plan.expected)
+        given = key[1] if key[0] == "grid" else None
+        return self.table_of(plan, given is None, best_built_in(self, plan, given))
+
+    def table_of(
+        self, plan: Plan, learned: bool = True, other: LambdaTable | None = None
+    ) -> LambdaTable:
+        """A plan as a table, or ``other`` where less error is expected of that."""
+        if other is not None and other.errors and other.errors.distilled_fit <= plan.expected:
+            return other
+        plain = self.expected_plain("ddim", plan.sigmas)
+        ahead = None if plan.ahead is None else LookAhead(plan.ahead, self.mean or ())
+        return LambdaTable.of(
+            scheme(self.parametrization),
+            plan.sigmas,
+            torch.tensor(lambdas_of(plan), dtype=torch.float64),
+            errors=Errors(plain, plan.expected if math.isfinite(plan.expected) else plain),
+            teacher="profile",
+            samples_fit=self.samples_fit,
+            samples_holdout=self.samples_holdout,
+            evaluations=self.evaluations,
+            dropped=self.dropped,
+            learned_sigmas=learned,
+            look_ahead=ahead,
+            program=self.program,
+        )
+
+    def _grid(self, sigmas: Tensor | Sequence[float]) -> tuple[float, ...]:
+        grid = check_sigmas(sigmas)
+        if len(grid) < 2 or any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
+            raise SigmasError("A profile serves grids that fall from step to step.")
+        if len(grid) - 1 > 4 * MOST_STEPS:
+            raise SigmasError(f"The grid has {len(grid) - 1} steps; at most {4 * MOST_STEPS}.")
+        if grid[0] > self.sigma_max * (1 + 1e-3) or (grid[-2] < self.sigma_min * (1 - 1e-3)):
+            raise SigmasError(
+                f"The grid goes from sigma {grid[0]:g} to {grid[-2]:g}, but the profile covers "
+                f"{self.sigma_max:g} down to {self.sigma_min:g}."
+            )
+        return grid
+
+
+def parse_profile(raw: bytes, name: str = "profile") -> Profile:
+    """A profile from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
+    return Profile(**read_fields(raw, name))
+
+
+def plan_of(table: LambdaTable) -> Plan:
+    """The plan that a table expresses. Raises :class:`CalibrationError` for other solvers."""
+    if table.scheme != scheme(table.parametrization):
+        raise CalibrationError(f"A plan is {scheme(table.parametrization)}, not {table.scheme}.")
+    ahead = None if table.look_ahead is None else table.look_ahead.sigma
+    return Plan(tuple(table.sigmas.tolist()), np.array(rows_of(table.lambdas.tolist())), ahead)
