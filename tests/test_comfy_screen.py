@@ -5,10 +5,10 @@ Reports that stay, each picture once, no node over another in any template after
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ BOXES = """() => window.app.graph.nodes.map(node => {
 })"""
 TOASTS = "() => [...document.querySelectorAll('.p-toast-message')].map(each => each.innerText)"
 DISTILL, SAMPLE = 2, 3
+_seeds = itertools.count(2000)
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +72,17 @@ def screen(request: pytest.FixtureRequest, newest: ComfyServer) -> Iterator[Fron
         yield opened
 
 
-def graph(seed: int) -> dict[str, Any]:
-    """Distil, and sample with the stock KSampler."""
+def graph() -> dict[str, Any]:
+    """Distil, and sample with the stock KSampler; new seeds, so that nothing is cached."""
     source = demo()
-    found = {**distill(source, seed=seed), **ksampler(source)}
+    found = {**distill(source), **ksampler(source, seed=next(_seeds))}
     ids = {"demo": "1", "distill": str(DISTILL), "k": str(SAMPLE)}
     return {ids[key]: relinked(node) for key, node in found.items() if key in ids}
 
 
 def test_a_report_stays(screen: FrontEnd) -> None:
     """After the job, for a cached node, and in the workflow when it is loaded again."""
-    screen.load_prompt({key: node for key, node in graph(31).items() if key != str(SAMPLE)})
+    screen.load_prompt({key: node for key, node in graph().items() if key != str(SAMPLE)})
     screen.queue()
     screen.page.wait_for_function(f"id => / left$/.test(({TEXT})(id))", arg=DISTILL, timeout=90_000)
     screen.wait()
@@ -105,7 +106,7 @@ def test_a_report_stays(screen: FrontEnd) -> None:
 
 
 def test_an_interrupted_run_takes_its_progress_along(screen: FrontEnd, newest: ComfyServer) -> None:
-    screen.load_prompt(graph(32))
+    screen.load_prompt(graph())
     screen.queue()
     screen.page.wait_for_function(f"id => ({TEXT})(id) !== ''", arg=DISTILL, timeout=90_000)
     newest.interrupt()
@@ -116,7 +117,7 @@ def test_an_interrupted_run_takes_its_progress_along(screen: FrontEnd, newest: C
 
 def test_a_fallback_is_seen(screen: FrontEnd) -> None:
     """A toast for the stock KSampler that found no table, unless the user wants none."""
-    alone = {key: node for key, node in graph(33).items() if key != str(DISTILL)}
+    alone = {key: node for key, node in graph().items() if key != str(DISTILL)}
     keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
     screen.load_prompt({**alone, "4": keep})
     screen.queue()
@@ -146,7 +147,7 @@ def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
 
 def overlaps(screen: FrontEnd) -> list[tuple[str, str]]:
     """Pairs of nodes of which one covers a part of the other."""
-    pairs = combinations(screen.page.evaluate(BOXES), 2)
+    pairs = itertools.combinations(screen.page.evaluate(BOXES), 2)
     return [(a[0], b[0]) for a, b in pairs if meet(a[1:], b[1:])]
 
 
