@@ -54,10 +54,10 @@ def widgets() -> list[io.Input]:
                 default=EVERY_RUN,
                 optional=True,
                 tooltip=f"{EVERY_RUN}: once, for any number of steps, image to image and every "
-                "schedule at this cfg. columns and sigmas: nearest to the many-step image, whole "
-                "images of just these steps; several times the work. one lambda: the paper's, also "
-                "for parts of a schedule and near step counts. columns: more of the past outputs, "
-                "on your schedule.",
+                "schedule at this cfg. columns and sigmas: best quality, for whole images (denoise "
+                "1) of these steps, several times the work. one lambda: also for image to image "
+                "and two-stage sampling, and for near step counts; the paper's. columns: in "
+                "between, keeps the scheduler's noise levels.",
             )
         ),
         scheduler_widget(

@@ -13,14 +13,20 @@ from comfy_api.latest.io import NodeOutput
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
+from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
 from .telling import report
 
 
 def summary(table: LambdaTable) -> str:
     """What the table is worth, in a few lines."""
-    lines = [table.describe()]
-    errors = table.errors
+    lines, errors = [table.describe()], table.errors
+    if errors and errors.ratio is not None and errors.ratio < 1:
+        plain = get_solver(table.solver).label.removeprefix("D-")
+        lines.append(
+            f"{1 - errors.ratio:.0%} closer to the model's own many-step image than plain {plain}, "
+            "on noise that it did not learn from"
+        )
     if errors and errors.plain_holdout is not None and errors.distilled_holdout is not None:
         lines.append(
             f"error to the teacher, held out: {errors.plain_holdout:.4g} plain, "
