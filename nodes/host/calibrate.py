@@ -56,20 +56,6 @@ class DistillSettings:
             )
 
 
-def default_settings(cfg: float | None, full_run: bool) -> DistillSettings:
-    """What a user gets who chooses nothing."""
-    return DistillSettings(
-        solver="ddim",
-        teacher=Teacher(),
-        samples=16,
-        holdout=0.25,
-        seed=0,
-        batch_size=4,
-        cfg=cfg,
-        method=default_method(full_run),
-    )
-
-
 class DistillSampler:
     """The sampler function that distills; ``table`` is its result."""
 
