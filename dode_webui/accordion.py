@@ -8,11 +8,11 @@ from typing import Any
 
 from dode_core.match.scale import MAX_SCALE
 
-from . import host, options, panel, samplers, sampling
-from .request import AUTOMATIC, Request
+from . import captured, host, now, options, panel, samplers, sampling, watching
+from .request import Request
 
-DISTILL = "Distill for this prompt, size, cfg and steps"
-pending: dict[str, Any] = {}  # the txt2img accordion's button until the host's widgets are there
+DISTILL = "Distill for exactly this"
+pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
@@ -21,6 +21,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
 
     tab = "img2img" if is_img2img else "txt2img"
     with gr.Accordion(samplers.NAME, open=False, elem_id=f"{tab}_dode"):
+        line = None if is_img2img else gr.HTML("", elem_id="txt2img_dode_now")
         with gr.Row():
             table = gr.Dropdown(
                 options.menu(),
@@ -35,7 +36,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             MAX_SCALE,
             value=1.0,
             step=0.05,
-            label="Lambda scale",
+            label="Strength of the correction",
             info="0 is the plain solver, 1 the table.",
             elem_id=f"{tab}_dode_scale",
         )
@@ -43,13 +44,16 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         if not is_img2img:
             with gr.Row():
                 button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
-                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel")
+                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
             status = gr.HTML("", elem_id="txt2img_dode_status")
-            cancel.click(fn=panel.cancel_running, inputs=[], outputs=[], queue=False)
-            pending.update(button=button, status=status)
+            cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
+            pending.update(
+                button=button, cancel=cancel, status=status, line=line, table=table, refresh=refresh
+            )
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
         )
+    panel.menus.append(table)
     script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
     script.paste_field_names = []
     return [table, scale]
@@ -65,40 +69,43 @@ def tool_button(gr: Any, elem_id: str) -> Any:
 
 
 def capture(component: Any, elem_id: str | None) -> None:
-    """Called after every component; wires the button once the host's widgets are there."""
-    panel.capture(component, elem_id)
-    if pending and all(name in panel.captured for name in panel.CAPTURED):
-        inputs = [panel.captured[name] for name in panel.CAPTURED]
-        scheduler = panel.captured.get(panel.SCHEDULER)
-        inputs += [scheduler] if scheduler is not None else []
-        panel.wire(pending["button"], run_from_accordion, inputs, [pending["status"]])
+    """Called after every component; wires ours once the host's widgets are there."""
+    captured.capture(component, elem_id)
+    if pending and captured.complete():
+        connect(**pending)
         pending.clear()
 
 
-def run_from_accordion(
-    prompt: str,
-    negative: str,
-    cfg: float,
-    width: float,
-    height: float,
-    steps: float,
-    scheduler: str = AUTOMATIC,
-) -> Iterator[Any]:
-    """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+def connect(button: Any, cancel: Any, status: Any, line: Any, table: Any, refresh: Any) -> None:
+    """The Distill button, and the line that says what applies to what is set in txt2img."""
+    import gradio as gr
 
-    def make() -> Request:
-        return Request(
-            steps=(int(steps),),
-            scheduler=scheduler,
-            prompts=(prompt,),
-            negative=negative,
-            cfg=cfg,
-            width=int(width),
-            height=int(height),
-        )
+    known, inputs = captured.names(), captured.components()
 
-    for status, _, _ in panel.begin_and_watch(make):
-        yield status
+    def start(*values: Any) -> Iterator[list[Any]]:
+        """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+
+        def make() -> Request:
+            settings = captured.settings(known, values)
+            prompt, steps, _ = (
+                settings.pop("prompt"),
+                settings.pop("steps"),
+                settings.pop("sampler"),
+            )
+            return Request(steps=(steps,), prompts=(prompt,), **settings)
+
+        for said, _, _, runs in watching.begin_and_watch(make):
+            menu = gr.update() if runs else gr.update(choices=options.menu())
+            applies = gr.update() if runs else show(*values)
+            yield [said, gr.update(visible=runs), menu, applies]
+
+    def show(*values: Any) -> str:
+        return now.line(captured.settings(known, values))
+
+    watching.wire(button, start, inputs, [status, cancel, table, line])
+    for each in inputs:
+        watching.live(each, show, inputs, [line])
+    refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -113,7 +120,8 @@ def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> 
 
 def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
-    panel.captured.clear()
+    captured.widgets.clear()
+    panel.menus.clear()
     pending.clear()
 
 

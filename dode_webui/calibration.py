@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,27 +80,17 @@ class HiddenSampler:
         noise = self.noise(x, start_scale(grids[0][0], kind))
         rows = torch.arange(request.samples) % len(x)
         denoiser = Rows(model, extra_args, grids)
-        runs: list[tuple[Sequence[str], dict[str, Any]]] = []
-        if request.solver == BEST:  # of those that cost one evaluation a step
-            every = [name for name, each in SOLVERS.items() if each.stages_a_step == 1]
-            runs.append((every, settings_of(ONE_LAMBDA)))
-            if request.learn_sigmas:
-                runs.append((["ddim"], settings_of(MOVING)))
-        else:
-            method = MOVING if request.learn_sigmas else ONE_LAMBDA
-            runs.append(([request.solver], settings_of(method)))
         found: list[LambdaTable] = []
-        for i, (solvers, settings) in enumerate(runs, 1):
-            found += distill_many(
+        parts = plan(request)
+        for i, part in enumerate(parts, 1):
+            found += part(
                 denoiser,
                 noise,
                 grids,
-                solvers,
                 extra_args={"rows": rows},
-                progress=self._progress(f"part {i} of {len(runs)}"),
+                progress=self._progress(f"part {i} of {len(parts)}"),
                 parametrization=kind,
                 batch_size=self.batch_size,
-                **settings,
             )
         return list(best_tables(found).values()) if request.solver == BEST else found
 
@@ -116,6 +107,18 @@ class HiddenSampler:
             generator = torch.Generator().manual_seed(self.request.seed + i)
             rows.append(torch.randn(x.shape[1:], generator=generator))
         return (torch.stack(rows) * scale).to(x)
+
+
+def plan(request: Request) -> list[Callable[..., list[LambdaTable]]]:
+    """The calibrations that make up a request, to be called as :func:`dode_core.distill_many`."""
+    if request.solver != BEST:
+        method = MOVING if request.learn_sigmas else ONE_LAMBDA
+        return [partial(distill_many, solvers=[request.solver], **settings_of(method))]
+    every = [name for name, each in SOLVERS.items() if each.stages_a_step == 1]  # cost the same
+    parts = [partial(distill_many, solvers=every, **settings_of(ONE_LAMBDA))]
+    if request.learn_sigmas:
+        parts.append(partial(distill_many, solvers=["ddim"], **settings_of(MOVING)))
+    return parts
 
 
 def settings_of(method: Method) -> dict[str, Any]:

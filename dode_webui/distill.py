@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import sidecar
 from dode_core.tables.table import LambdaTable
 
-from . import host, job, samplers
+from . import cost, host, job, samplers
 from .calibration import HiddenSampler
 from .options import NONE, ON_RUN, Options, table_id
 from .request import Request
@@ -35,6 +35,7 @@ class Outcome:
     shown: str
     note: str
     seconds: float
+    settings: str = ""  # what a table applies to, for people
     pictures: list[tuple[Any, str]] = field(default_factory=list)
 
     def summary(self) -> list[str]:
@@ -42,15 +43,21 @@ class Outcome:
         lines = [f"{table.describe()} [{table_id(table)}]" for table in self.tables]
         lines.append(f"saved in {self.shown}" + (f"; {self.note}" if self.note else ""))
         lines.append(f"{job.duration(self.seconds)} in all")
+        lines.append(f"Now pick {samplers.NAME} as sampling method, {self.settings}.")
         return lines
 
 
 def begin(request: Request, pictures: bool = True) -> job.Job:
     """Start a distillation. Raises :class:`job.Busy`."""
-    return job.start(partial(work, request, pictures))
+    return job.start(partial(work, partial(body, request, pictures)))
 
 
-def work(request: Request, pictures: bool, running: job.Job) -> Outcome:
+def begin_timing(request: Request) -> job.Job:
+    """Start timing one evaluation at the request's size; a sentence is the result."""
+    return job.start(partial(work, partial(timing, request)))
+
+
+def work(body: Callable[[job.Job], Any], running: job.Job) -> Any:
     """The whole of it, with the host to itself."""
     from modules import call_queue, shared
 
@@ -61,7 +68,7 @@ def work(request: Request, pictures: bool, running: job.Job) -> Outcome:
         shared.state.begin(job="D-ODE distill")
         try:
             with no_prompt_history():
-                return host.on_main_thread(partial(body, request, pictures, running))
+                return host.on_main_thread(partial(body, running))
         finally:
             samplers.unhide()
             shared.state.end()
@@ -87,6 +94,9 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
     """On the host's thread: tables first, files only when all are there, pictures last."""
     began = time.monotonic()
     check_target()
+    host.load_model()
+    if request.distilled_cfg_scale is None:
+        request = replace(request, distilled_cfg_scale=host.default_distilled_cfg())
     calibration = HiddenSampler(request, partial(report, running))
     run(request, samplers.hide(calibration, request.scheduler), batch(request), request.steps[-1])
     if calibration.error is not None:
@@ -98,6 +108,8 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
         raise CalibrationError("The host did not run the calibration; see its console for why.")
     tables, file, note = keep(calibration.tables, request)
     outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
+    counts = ", ".join(map(str, request.steps))
+    outcome.settings = f"{request.scheduler} as schedule type, {counts} steps, cfg {request.cfg:g}"
     for line in outcome.summary():
         logging.info("D-ODE: %s", line)
     if pictures:
@@ -105,6 +117,20 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
             for picture in compare(outcome.tables, request, running):
                 outcome.pictures.append(picture)
     return outcome
+
+
+def timing(request: Request, running: job.Job) -> str:
+    """On the host's thread: time one evaluation, for what is said about cost."""
+    host.load_model()
+    watch = cost.Stopwatch()
+    one = replace(request, batch_size=1, prompts=request.prompts[:1])
+    run(one, samplers.hide(watch, request.scheduler), 1, request.steps[-1])
+    if watch.error is not None:
+        raise watch.error
+    if watch.seconds is None:
+        raise CalibrationError("The host did not run the timing; see its console for why.")
+    cost.remember(request, watch.seconds)
+    return f"One evaluation takes {watch.seconds:.2g} s."
 
 
 def check_target() -> None:
@@ -143,6 +169,7 @@ def run(
         "n_iter": 1,
         "steps": steps,
         "cfg_scale": request.cfg,
+        "distilled_cfg_scale": request.distilled_cfg_scale,
         "width": request.width,
         "height": request.height,
         "sampler_name": sampler,
@@ -151,7 +178,7 @@ def run(
         "do_not_save_grid": True,
     }
     kind: Any = processing.StableDiffusionProcessingTxt2Img
-    known = getattr(kind, "__dataclass_fields__", settings)  # a plain class takes all of them
+    known = set(getattr(kind, "__dataclass_fields__", settings))  # a plain class takes them all
     settings = {key: value for key, value in settings.items() if key in known}
     with contextlib.closing(kind(**settings)) as p:
         p.scripts = scripts.ScriptRunner()
@@ -163,7 +190,7 @@ def run(
 
 def keep(tables: list[LambdaTable], request: Request) -> tuple[list[LambdaTable], Path, str]:
     """Save tables with what they were made for; (those tables, where, a note)."""
-    who = host.identity(request.prompts[0])
+    who = host.identity(request.prompts[0], distilled=request.distilled_cfg_scale)
     made = [stamped(table, who, request.cfg, request.seed) for table in tables]
     library = host.library()
     file = sidecar(who.path) if who.path else library.fallback_file(who)
@@ -175,22 +202,28 @@ def compare(
 ) -> Iterator[tuple[Any, str]]:
     """The same noise without a table, with it, and with many steps."""
     some = tables if len(tables) <= SHOWN else tables[:: -(-len(tables) // SHOWN)]
+    reference = f"{REFERENCE_STEPS} steps, no table"
     shots: list[tuple[str, int, Options]] = []
     for table in some:
         name = get_solver(table.solver).label
         shots.append((f"{table.steps} steps, no table", table.steps, Options(NONE)))
         shots.append((f"{table.steps} steps, {name}", table.steps, Options(given=(table,))))
-    shots.append((f"{REFERENCE_STEPS} steps, no table", REFERENCE_STEPS, Options(NONE)))
+        shots.append((reference, REFERENCE_STEPS, Options(NONE)))
+    converged: Any = None  # one for all rows
     for i, (caption, steps, options) in enumerate(shots, 1):
         running.message = f"picture {i} of {len(shots)}"
         if running.stop.is_set() or host.interrupted():
             raise job.Cancelled("Cancelled.")
+        if caption == reference and converged is not None:
+            yield converged, caption
+            continue
         try:
             result = run(request, sampler_for(request), 1, steps, options)
         except DodeError as error:
             logging.warning("D-ODE: no picture of %s: %s", caption, error)
             continue
         if result.images:
+            converged = result.images[0] if caption == reference else converged
             yield result.images[0], caption
 
 

@@ -16,6 +16,9 @@ from dode_core.tables.library import PRESETS, Library
 
 Result = TypeVar("Result")
 TASK_PATIENCE = 30.0  # seconds until a thread that takes no task is taken for dead
+# What engines that take a shift or a distilled cfg start from, as the hosts' own presets say.
+DISTILLED_CFG = {"ZImage": 9.0, "Wan": 5.0, "Lumina2": 6.0, "Anima": 3.0, "Ernie": 3.0}
+DEFAULT_DISTILLED_CFG = 3.5
 LORA = re.compile(r"<(?:lora|lyco):([^:>]+)((?::[^:>]*)*)>")
 
 
@@ -51,9 +54,11 @@ def library() -> Library:
     beside = [
         getattr(sd_models, "model_path", os.path.join(paths.models_path, "Stable-diffusion")),
         getattr(shared.cmd_opts, "ckpt_dir", None),
+        *(getattr(shared.cmd_opts, "ckpt_dirs", None) or []),  # Neo has a list
     ]
     own = own_folder()
-    roots = [("checkpoints", os.path.abspath(path)) for path in beside if path]
+    folders = dict.fromkeys(os.path.abspath(path) for path in beside if path)
+    roots = [("checkpoints", folder) for folder in folders]
     roots += [("dode", os.fspath(own)), ("presets", os.fspath(PRESETS))]
     return Library(tuple(roots), own, os.fspath(own), "press the refresh button")
 
@@ -90,10 +95,42 @@ def loaded_model() -> Any:
     return getattr(getattr(models, "model_data", None), "sd_model", None)
 
 
-def identity(prompt: str = "", upcoming: bool = False) -> Identity:
-    """The loaded (or upcoming) checkpoint and the LoRAs that a prompt names."""
+def load_model() -> None:
+    """Have the host load what was picked in its menu, where it waits until it is needed."""
+    load = getattr(optional("modules.sd_models"), "forge_model_reload", None)
+    if load is not None:
+        load()
+
+
+def default_distilled_cfg() -> float:
+    """The shift or distilled cfg that the loaded model runs with when nobody says."""
+    return DISTILLED_CFG.get(type(loaded_model()).__name__, DEFAULT_DISTILLED_CFG)
+
+
+def distilled_cfg(p: Any) -> float | None:
+    """The shift or distilled cfg of a run; the hires pass has its own."""
+    name = "hr_distilled_cfg" if getattr(p, "is_hr_pass", False) else "distilled_cfg_scale"
+    value = getattr(p, name, None)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def distilled_mark(value: float | None) -> dict[str, str]:
+    """The mark of a model that takes a shift or a distilled cfg; none for others."""
+    model = loaded_model()
+    if value is None or model is None:
+        return {}
+    if getattr(model, "use_shift", False) is True:
+        return {"shift": f"{value:g}"}
+    if getattr(model, "use_distilled_cfg_scale", False) is True:
+        return {"distilled_cfg": f"{value:g}"}
+    return {}
+
+
+def identity(prompt: str = "", upcoming: bool = False, distilled: float | None = None) -> Identity:
+    """The loaded (or upcoming) checkpoint, the LoRAs that a prompt names, and the distilled cfg."""
     path = checkpoint(upcoming)
     parts = {"file": file_fingerprint(path) if path else "", "patches": lora_mark(prompt)}
+    parts |= distilled_mark(distilled)
     fingerprint = " ".join(f"{key}:{value}" for key, value in parts.items() if value)
     name = path.name if path else "unknown"
     return Identity(path, "".join(c if c.isprintable() else "_" for c in name), fingerprint)

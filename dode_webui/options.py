@@ -11,6 +11,8 @@ from typing import Any
 
 from dode_core.errors import DodeError, TableError
 from dode_core.match.scale import MAX_SCALE
+from dode_core.solve.solvers import get_solver
+from dode_core.tables.identity import marks
 from dode_core.tables.library import Library, Stored, tables_in
 from dode_core.tables.table import LambdaTable, dump_tables
 
@@ -61,25 +63,43 @@ def table_id(table: LambdaTable) -> str:
     return hashlib.sha256(dump_tables([table])).hexdigest()[:8]
 
 
-def entry(library: Library, stored: Stored) -> str:
-    """A table's line in the menus."""
-    shown = library.shown(stored.file)
-    return f"{shown}: {stored.table.describe()} [{table_id(stored.table)}]"
+def purpose(table: LambdaTable) -> str:
+    """What a table is for: steps, cfg, and the shift or distilled cfg where the model has one."""
+    parts = [f"{table.steps} steps"]
+    if table.cfg is not None:
+        parts.append(f"cfg {table.cfg:g}")
+    made_with = marks(table.model_fingerprint)
+    for name in ("shift", "distilled_cfg"):
+        if name in made_with:
+            parts.append(f"{name.replace('_', ' ')} {made_with[name]}")
+    if "patches" in made_with:
+        parts.append("with LoRAs")
+    return ", ".join(parts)
+
+
+def entry(library: Library, stored: Stored, own: bool) -> str:
+    """A table's line in the menus: what tells it from the others first, its id last."""
+    table = stored.table
+    made = get_solver(table.solver).label + (", own sigmas" if table.learned_sigmas else "")
+    where = "" if own else f" ({library.shown(stored.file)})"
+    return f"{purpose(table)}: {made}{where} [{table_id(table)}]"
 
 
 def menu() -> list[str]:
-    """What the table dropdown offers: for the loaded checkpoint, the own folder and presets."""
+    """What the table dropdown offers: for the loaded checkpoint, then the own folder."""
     library = host.library()
-    found = [entry(library, stored) for stored in candidates(library)]
-    return [AUTOMATIC, NONE, *dict.fromkeys(found)]
+    own = library.find(host.identity(upcoming=True))
+    lines = [entry(library, each, True) for each in own]
+    lines += [entry(library, each, False) for each in others(library, own)]
+    return [AUTOMATIC, NONE, *dict.fromkeys(lines)]
 
 
-def candidates(library: Library) -> list[Stored]:
-    """The loaded checkpoint's tables first, then those that belong to no checkpoint's folder."""
-    found = library.find(host.identity(upcoming=True))
-    files = {each.file for each in found}
+def others(library: Library, own: Sequence[Stored]) -> list[Stored]:
+    """Tables that belong to no checkpoint's folder. Presets are for the models that they name."""
+    files = {each.file for each in own}
+    found: list[Stored] = []
     for name, file in library.listing().items():
-        if file not in files and not name.startswith("checkpoints/"):
+        if file not in files and not name.startswith(("checkpoints/", "presets/")):
             found += [Stored(table, file) for table in readable(file)]
     return found
 

@@ -20,6 +20,7 @@ AUTOMATIC = "Automatic"
 # (least, most) of every number.
 LIMITS: Mapping[str, tuple[float, float]] = {
     "cfg": (0, 100),
+    "distilled_cfg_scale": (0, 100),
     "width": (64, 4096),
     "height": (64, 4096),
     "samples": (2, 256),
@@ -37,8 +38,9 @@ class Request:
     """One distillation: tables for every step count of one schedule, at one cfg.
 
     solver: a name of ``SOLVERS`` or ``best``. steps: what the Steps slider would say. scheduler:
-    a label of the host's dropdown. prompts: the samples take turns. learn_sigmas: the sigmas too.
-    batch_size: samples in memory at once.
+    a label of the host's dropdown. prompts: the samples take turns. distilled_cfg_scale: the shift
+    or distilled cfg of models that take one, None for the host's default. learn_sigmas: the sigmas
+    too. batch_size: samples in memory at once.
     """
 
     solver: str = BEST
@@ -47,6 +49,7 @@ class Request:
     prompts: tuple[str, ...] = ("",)
     negative: str = ""
     cfg: float = 7.0
+    distilled_cfg_scale: float | None = None
     width: int = 512
     height: int = 512
     samples: int = 16
@@ -72,6 +75,8 @@ class Request:
             raise RequestError(f"A prompt has {longest} characters; use at most {MAX_PROMPT}.")
         for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
+            if value is None:  # the host's default
+                continue
             if not (math.isfinite(value) and least <= value <= most):
                 raise RequestError(f"{name} is {value:g}; use {least:g} to {most:g}.")
         if self.width % 8 or self.height % 8:
@@ -101,13 +106,15 @@ def _value(key: str, value: Any) -> Any:
         return tuple(_text(key, each) for each in _list(key, value))
     if key in ("solver", "scheduler", "negative"):
         return _text(key, value)
+    if key == "distilled_cfg_scale" and value is None:
+        return None
     if key == "learn_sigmas":
         if not isinstance(value, bool):
             raise RequestError(f"learn_sigmas is a {type(value).__name__}; use true or false.")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9 * 10:
         raise RequestError(f"{key} is {str(value)[:40]!r}; use a number.")
-    if key == "cfg":
+    if key in ("cfg", "distilled_cfg_scale"):
         return float(value)
     if value != int(value):
         raise RequestError(f"{key} is {value:g}; use a whole number.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from dode_core.solve.noise import infer_parametrization
 from dode_core.solve.solvers import SOLVERS
 
 from . import host
@@ -16,14 +17,20 @@ NAME = "D-ODE"
 HIDDEN = "D-ODE calibration"  # never in a menu
 MORE = tuple(SOLVERS)  # one by one, where the setting asks for them
 MORE_SETTING = "dode_more_samplers"
+NO_PLACE = (
+    "D-ODE: this WebUI has no k-diffusion samplers, so nothing was added to its menus. In "
+    "diffusers pipelines a table is a scheduler: see DodeScheduler in D-ODE's README."
+)
 # What DPM++ 2M has as its automatic schedule; API answers allow strings and booleans only.
 OPTIONS: Mapping[str, str | bool] = {"scheduler": "karras"}
 
 
 def register() -> bool:
-    """Put the samplers in the menus; False, quietly, on a host that has no place for them."""
+    """Put the samplers in the menus; False, with a line in the log, where there is no place."""
     kdiffusion = host.optional("modules.sd_samplers_kdiffusion")
     if not hasattr(kdiffusion, "KDiffusionSampler"):
+        log = getattr(host.optional("modules.logger"), "log", logging)  # SD.Next has its own
+        log.warning(NO_PLACE)
         return False
     wanted = [NAME]
     functions: dict[str, Callable[..., Any]] = {NAME: sample_dode}
@@ -40,6 +47,12 @@ def register() -> bool:
             add(label, functions[label], {})
             add(f"{label} Karras", functions[label], OPTIONS)
     return True
+
+
+def is_ours(label: str) -> bool:
+    """Whether a sampling method is one of these."""
+    ours = [NAME, *(SOLVERS[name].label for name in MORE)]
+    return label.removesuffix(" Karras") in ours
 
 
 def drop(labels: list[str]) -> None:
@@ -93,13 +106,27 @@ def sampler_data(
     label: str, function: Callable[..., Any], options: Mapping[str, str | bool]
 ) -> Any:
     """The host's own record of a k-diffusion sampler."""
-    from modules import sd_samplers_common, sd_samplers_kdiffusion
+    from modules import sd_samplers_common
 
     def construct(model: Any) -> Any:
-        return sd_samplers_kdiffusion.KDiffusionSampler(function, model)
+        return sampler_class()(function, model)
 
     aliases = [label.lower().replace(" ", "_").replace("+", "p")]
     return sd_samplers_common.SamplerData(label, construct, aliases, dict(options))
+
+
+def sampler_class() -> Any:
+    """The host's sampler, whose automatic schedule on flow models is the host's own."""
+    from modules import sd_samplers_kdiffusion
+
+    class Sampler(sd_samplers_kdiffusion.KDiffusionSampler):
+        def get_sigmas(self, p: Any, steps: int) -> Any:
+            """Karras is what DPM++ 2M has for noise-predicting models, and means nothing here."""
+            if infer_parametrization(self.model_wrap_cfg, (0.0,)) == "flow" and self.config:
+                self.config = self.config._replace(options={})
+            return super().get_sigmas(p, steps)
+
+    return Sampler
 
 
 def cut_by(label: str) -> str | None:

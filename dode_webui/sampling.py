@@ -23,6 +23,9 @@ from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_
 # Infotext keys; the hires pass has its own.
 TABLE, SOLVER, MATCH = "D-ODE table", "D-ODE solver", "D-ODE match"
 CHOICE, SCALE = "D-ODE choice", "D-ODE scale"
+# What a user should know. The infotext reaches everybody: some hosts' HTTP answers have no
+# comments, and Neo's log shows errors only.
+NOTE, ERROR = "D-ODE note", "D-ODE error"
 BETWEEN = " between cfgs"  # not one table's lambdas: added to the match
 
 
@@ -57,6 +60,7 @@ class Used:
 
     choice: Choice
     warning: str = ""
+    error: str = ""
 
     @property
     def resolution(self) -> Resolution:
@@ -96,8 +100,9 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
     """The chosen table where it can serve this run, else None and why not."""
     try:
         stored = chosen(table, host.library())
-    except DodeError as error:
-        return None, f"{error} {AUTOMATIC} is used."
+    except DodeError:  # never another one in its place; nor the user's folders, in an image
+        said = f"Table {table[-60:]!r} is not among the table files here: this is made without one."
+        return Used(Choice(query.pick([])), error=said), ""
     resolution = query.pick([stored.table])
     if resolution.table is None:
         made_for = stored.table.describe()
@@ -108,7 +113,7 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
 
 def automatic(p: Any, query: Query, warning: str = "") -> Used:
     """The best table of the loaded checkpoint."""
-    who = host.identity(host.first_prompt(p))
+    who = host.identity(host.first_prompt(p), distilled=host.distilled_cfg(p))
     choice = best(host.library().find(who), who, query.pick)
     if choice.resolution.table is None or choice.doubts:
         warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
@@ -134,8 +139,8 @@ def note(p: Any, used: Used, options: Options) -> None:
     """Write into the infotext what is used, and say once what is not as it should be."""
     resolution, table = used.resolution, used.resolution.table
     message = f"D-ODE: {resolution.message}" + (f" (from {used.file})" if used.file else "")
-    if used.warning:
-        message = f"D-ODE: {used.warning}"
+    if used.error or used.warning:
+        message = f"D-ODE: {used.error or used.warning}"
         logging.warning(message)
         if hasattr(p, "comment"):
             p.comment(message)
@@ -147,6 +152,10 @@ def note(p: Any, used: Used, options: Options) -> None:
     name = (lambda key: hires(key)) if getattr(p, "is_hr_pass", False) else (lambda key: key)
     known = f"{used.file} {table_id(table)}".strip() if table else "none"
     params[name(TABLE)] = known
+    if used.error:
+        params[name(ERROR)] = used.error
+    elif used.warning:
+        params[name(NOTE)] = used.warning
     label = get_solver(resolution.solver).label
     params[name(SOLVER)] = label if table else label.removeprefix("D-")
     params[name(MATCH)] = resolution.kind + (BETWEEN if resolution.between_cfgs else "")

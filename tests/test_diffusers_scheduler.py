@@ -186,7 +186,7 @@ IMG2IMG = [
 def test_image_to_image_takes_a_part(loaded: Loaded, name: str) -> None:
     """Half of the steps of a table with a look ahead: its slice, from the noised latent."""
     flow = loaded.parametrization == "flow"
-    more = {} if flow else {"look_ahead": LookAhead(9.0, (0.1, 0.2, 0.3, 0.4))}
+    more: dict[str, Any] = {} if flow else {"look_ahead": LookAhead(9.0, (0.1, 0.2, 0.3, 0.4))}
     table = a_table("sd3" if flow else "sd", "ddim", learned_sigmas=True, **more)
     scheduler = install(loaded, table)
     pipe = image_to_image(loaded, name)

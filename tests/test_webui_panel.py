@@ -17,13 +17,13 @@ from webui_host import Host
 
 import dode_core as dode
 from dode_core.tables.identity import file_fingerprint
-from dode_webui import accordion, grid, options, panel, sampling
+from dode_webui import accordion, captured, cost, grid, job, listing, now, options, panel, sampling
 from dode_webui.options import AUTOMATIC
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST_WIDGETS = {
-    panel.PROMPT: "a fox", panel.NEGATIVE: "", panel.CFG: 2.0, panel.WIDTH: 64,
-    panel.HEIGHT: 64, panel.STEPS: 4,
+    captured.PROMPT: "a fox", captured.NEGATIVE: "", captured.CFG: 2.0, captured.WIDTH: 64,
+    captured.HEIGHT: 64, captured.STEPS: 4,
 }  # fmt: skip
 
 
@@ -32,6 +32,7 @@ class Component:
 
     def __init__(self, kind: str, *args: Any, **kwargs: Any) -> None:
         self.kind, self.args, self.options, self.events = kind, args, kwargs, []
+        self.changes: list[Any] = []
 
     def __enter__(self) -> Component:
         return self
@@ -41,6 +42,9 @@ class Component:
 
     def click(self, fn: Any, inputs: Any, outputs: Any, queue: bool = True) -> None:
         self.events.append((fn, inputs, outputs))
+
+    def change(self, fn: Any, inputs: Any, outputs: Any, queue: bool, show_progress: str) -> None:
+        self.changes.append((fn, inputs, outputs))
 
 
 @pytest.fixture
@@ -92,11 +96,12 @@ def test_the_accordion(webui: Host, built: list[Component]) -> None:
     button = of(built, "txt2img_dode_distill")
     for elem_id in (*HOST_WIDGETS, "txt2img_other", None):
         assert not button.events
-        accordion.capture(f"<{elem_id}>", elem_id)
-        if elem_id == panel.STEPS:
+        accordion.capture(Component(str(elem_id)), elem_id)
+        if elem_id == captured.STEPS:
             break
     ((_, wired, _),) = button.events
-    assert wired == [f"<{elem_id}>" for elem_id in panel.CAPTURED]
+    assert [each.kind for each in wired] == list(captured.CAPTURED)
+    assert all(each.changes for each in wired), "the line follows every one of them"
     accordion.build(SimpleNamespace(), True)
     ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
     assert len(ids) == len(set(ids)), "img2img has ids of its own"
@@ -108,53 +113,158 @@ def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> N
         accordion.reset()
         accordion.build(SimpleNamespace(), False)
         for elem_id in HOST_WIDGETS:
-            accordion.capture((turn, elem_id), elem_id)
+            accordion.capture(Component(f"turn {turn}"), elem_id)
         ((_, wired, _),) = of(built, "txt2img_dode_distill").events
-        assert {each[0] for each in wired} == {turn}
+        assert {each.kind for each in wired} == {f"turn {turn}"} and len(panel.menus) == 1
+
+
+def set_up(webui: Host, sampler: str = "D-ODE") -> list[Any]:
+    """The host's widgets are built; what is set in them, in their order."""
+    set_to = {**HOST_WIDGETS, captured.SAMPLER: sampler, captured.DISTILLED: 5.0}
+    if webui.kind != "classic":
+        set_to[captured.SCHEDULER] = "Karras"
+    else:
+        set_to[captured.SAMPLER] = f"{sampler} Karras"
+    for elem_id in set_to:
+        accordion.capture(Component(elem_id), elem_id)
+    return [set_to[name] for name in captured.names()]
 
 
 def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]) -> None:
+    for elem_id in (captured.SAMPLER, captured.SCHEDULER, captured.DISTILLED):
+        if webui.kind != "classic" or elem_id == captured.SAMPLER:
+            accordion.capture(Component(elem_id), elem_id)
     accordion.build(SimpleNamespace(), False)
-    for elem_id in HOST_WIDGETS:
-        accordion.capture(elem_id, elem_id)
-    ((run, _, _),) = of(built, "txt2img_dode_distill").events
-    scheduler = [] if webui.kind == "classic" else ["Karras"]
-    seen = list(run(*HOST_WIDGETS.values(), *scheduler))
-    assert all(isinstance(each, str) for each in seen)
-    assert "4 steps, 2 columns + gain" in seen[-1] or "4 steps" in seen[-1]
-    assert "saved in checkpoints/model.dode.json" in seen[-1] and webui.sidecar.exists()
+    values = set_up(webui)[: len(captured.names())]
+    ((run, inputs, outputs),) = of(built, "txt2img_dode_distill").events
+    values = [dict(zip(captured.names(), values, strict=True))[each.kind] for each in inputs]
+    assert [each.options["elem_id"] for each in outputs] == [
+        "txt2img_dode_status", "txt2img_dode_cancel", "txt2img_dode_table", "txt2img_dode_now",
+    ]  # fmt: skip
+    assert of(built, "txt2img_dode_cancel").options["visible"] is False
+    *before, (status, cancel, menu, line) = run(*values)
+    assert all(each[1]["visible"] for each in before), "Cancel is there while it runs"
+    assert "4 steps" in status and "saved in checkpoints/model.dode.json" in status
+    assert cancel["visible"] is False and webui.sidecar.exists()
+    assert any("4 steps, cfg 2: " in each for each in menu["choices"])
+    assert "exact table" in line
+    assert "Now pick D-ODE as sampling method" in status
 
 
 def tab(webui: Host, built: list[Component]) -> Component:
     """The tab's button."""
-    for elem_id in HOST_WIDGETS:
-        accordion.capture(elem_id, elem_id)
+    TXT2IMG[:] = set_up(webui)
     ((_, title, elem_id),) = panel.tabs()
     assert (title, elem_id) == ("D-ODE", "dode_tab")
     return of(built, "dode_distill")
 
 
-VALUES = ["D-DDIM", "4", "Karras", False, 4, 4, 0, panel.CURRENT, ""]
-TXT2IMG = ["a fox", "", 2.0, 64, 64]
+VALUES = ["4", cost.QUICK, "D-DDIM", 4, 4, 0, panel.CURRENT, ""]
+TXT2IMG: list[Any] = []
 
 
 def test_the_tab(webui: Host, built: list[Component]) -> None:
+    accordion.build(SimpleNamespace(), True)
     ((run, inputs, outputs),) = tab(webui, built).events
-    assert len(inputs) == len(VALUES) + len(TXT2IMG) and len(outputs) == 3
+    assert len(inputs) == len(VALUES) + len(TXT2IMG)
     labels = [each.options["label"] for each in built if "label" in each.options]
     assert len(labels) == len(set(labels)), "the host keeps what users set by label"
     seen = list(run(*VALUES, *TXT2IMG))
-    assert all(len(each) == 3 for each in seen)
-    status, plot, pictures = seen[-1]
+    assert all(len(each) == len(outputs) for each in seen)
+    status, plot, pictures, cancel, price, overview, chosen, menu = seen[-1]
     assert "D-DDIM, 4 steps" in status and "saved in" in status
-    assert plot.size[0] > 300 and [caption for _, caption in pictures][1] == "4 steps, D-DDIM"
+    assert plot.size[0] > 300
+    captions = [caption for _, caption in pictures]
+    assert captions == ["4 steps, no table", "4 steps, D-DDIM", "40 steps, no table"]
+    assert of(built, "dode_gallery").options["columns"] == 3
+    assert cancel["visible"] is False and "Quick: at most" in price
+    assert "4 steps, cfg 2" in overview and len(chosen["choices"]) == 1
+    assert len(menu["choices"]) == 3
+
+
+def test_the_step_count_is_that_of_txt2img(webui: Host, built: list[Component]) -> None:
+    ((run, _, _),) = tab(webui, built).events
+    status = list(run("", *VALUES[1:], *TXT2IMG))[-1][0]
+    assert "D-DDIM, 4 steps" in status
+
+
+def test_the_cost_is_known_before_the_click(webui: Host, built: list[Component]) -> None:
+    """As many evaluations as are made, at most; minutes once one evaluation was timed."""
+    tab(webui, built)
+    ((line, inputs, _),) = of(built, "dode_samples").changes
+    assert len(inputs) == len(VALUES) + len(TXT2IMG)
+    said = line(*VALUES, *TXT2IMG)
+    assert "about" not in said and "press Time it" in said and not webui.log
+    announced = int(said.split("Quick: at most ")[1].split(" ")[0].replace(",", ""))
+    ((run, _, _),) = of(built, "dode_distill").events
+    list(run("4", cost.QUICK, "D-DDIM", 4, 1, 0, panel.CURRENT, "", *TXT2IMG))
+    ran = job.current()
+    assert ran is not None and ran.clock.total == announced
+    pictures = 4 + 4 + 40
+    assert 0.8 * announced < len(webui.log) - pictures <= announced
+    ((timing, _, _),) = of(built, "dode_time").events
+    webui.log.clear()
+    *_, (status, cancel, price) = timing(*VALUES, *TXT2IMG)
+    assert "One evaluation takes" in status and cancel["visible"] is False
+    assert len(webui.log) == 2 and "evaluations, about" in price
+    assert "multiples of 8" in line(*VALUES, *TXT2IMG[:3], 100, *TXT2IMG[4:])
+
+
+def test_now(webui: Host, built: list[Component]) -> None:
+    """Exact, carried over, none; another sampling method; before a model is loaded."""
+    set_up(webui)
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    settings = captured.settings(captured.names(), set_up(webui)) | {"steps": 6}
+    assert "no table, so plain DPM++ 2M runs" in now.line(settings)
+    sigmas = webui.txt2img(6, name).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, made_up("ddim", sigmas, model_fingerprint=mark, cfg=2.0))
+    assert "6 steps, cfg 2" in now.line(settings) and "exact table" in now.line(settings)
+    assert "carried over" in now.line(settings | {"steps": 5})
+    assert "no table" in now.line(settings | {"steps": 20})
+    assert "now that is &lt;Euler a&gt;" in now.line(settings | {"sampler": "<Euler a>"})
+    webui.sd_models.model_data.sd_model = SimpleNamespace()  # as Forge before the first run
+    webui.shared.opts.data["sd_model_checkpoint"] = "model"
+    assert "there is a table for 6 steps" in now.line(settings)
+
+
+def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
+    """Deleted from its file alone; exported as a preset that another machine takes."""
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    facts: dict[str, Any] = {
+        "model_fingerprint": mark,
+        "model_name": "m",
+        "samples_fit": 12,
+        "seed": 0,
+    }
+    facts |= {"samples_fit": 12, "samples_holdout": 4, "latent_shape": (4, 8, 8)}
+    keep(webui, *(made_up("ddim", cfg=c, **facts) for c in (2.0, 7.0)))
+    tab(webui, built)
+    assert "50% of the plain solver" in of(built, "dode_overview").args[0]
+    line = next(each for each in listing.lines() if "cfg 7" in each)
+    ((export, _, outputs),) = of(built, "dode_export").events
+    said = export(line)
+    assert len(said) == len(outputs) and "Exported to" in said[0], said[0]
+    from dode_core.tables.presets import load_preset, read_index
+
+    (preset,) = read_index(webui.folder / "dode-presets")
+    (table,) = load_preset(webui.folder / "dode-presets", preset)
+    assert table.cfg == 7.0 and not list((webui.folder / "dode").iterdir())
+    ((delete, _, _),) = of(built, "dode_delete").events
+    said, overview, chosen, *_ = delete(line)
+    assert "Deleted: 4 steps, cfg 7" in said and "cfg 7" not in overview
+    assert len(chosen["choices"]) == 1
+    assert [each.cfg for each in dode.load_tables(webui.sidecar)] == [2.0]
+    assert "is not among" in delete(line)[0] and "Choose a table" in delete(None)[0]
+    delete(listing.lines()[0])
+    assert dode.load_tables(webui.sidecar) == [] and "No tables" in listing.overview()
 
 
 def test_plots_of_several_tables_and_without_matplotlib(
     webui: Host, built: list[Component], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ((run, _, _),) = tab(webui, built).events
-    several = [VALUES[0], "4-5", *VALUES[2:]]
+    several = ["4-5", *VALUES[1:]]
     assert list(run(*several, *TXT2IMG))[-1][1] is not None
     honest = builtins.__import__
 
@@ -164,27 +274,30 @@ def test_plots_of_several_tables_and_without_matplotlib(
         return honest(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    status, plot, pictures = list(run(*VALUES, *TXT2IMG))[-1]
+    status, plot, pictures, *_ = list(run(*VALUES, *TXT2IMG))[-1]
     assert plot is None and "Plots need matplotlib" in status and pictures
 
 
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        (1, "ten", "Steps &#x27;ten&#x27;"),
-        (2, "<script>", "&lt;script&gt;"),
-        (7, panel.LIST, "No prompt is given"),
-        (12, 100, "multiples of 8"),
-        (4, None, "int()"),
+        (0, "ten", "Steps &#x27;ten&#x27;"),
+        (captured.SCHEDULER, "<script>", "&lt;script&gt;"),
+        (6, panel.LIST, "No prompt is given"),
+        (captured.WIDTH, 100, "multiples of 8"),
+        (3, None, "int()"),
     ],
 )
 def test_what_the_tab_refuses(
-    webui: Host, built: list[Component], place: int, value: Any, said: str
+    webui: Host, built: list[Component], place: Any, value: Any, said: str
 ) -> None:
     ((run, _, _),) = tab(webui, built).events
     values = [*VALUES, *TXT2IMG]
-    values[place] = value
-    ((status, plot, pictures),) = list(run(*values))
+    if place == captured.SCHEDULER and webui.kind == "classic":
+        return  # has no menu of schedules
+    at = place if isinstance(place, int) else len(VALUES) + captured.names().index(place)
+    values[at] = value
+    ((status, plot, pictures, *_),) = list(run(*values))
     assert said in status and "<script>" not in status and "class='error'" in status
     assert plot is None and pictures == [] and not webui.sidecar.exists()
 
@@ -192,7 +305,7 @@ def test_what_the_tab_refuses(
 def test_a_list_of_prompts(webui: Host, built: list[Component]) -> None:
     ((run, _, _),) = tab(webui, built).events
     webui.log.clear()
-    list(run(*VALUES[:7], panel.LIST, "one\n\n  two \n", *TXT2IMG))
+    list(run(*VALUES[:6], panel.LIST, "one\n\n  two \n", *TXT2IMG))
     used = {prompt for call in webui.log for prompt in call["prompts"]}
     assert used == {"one", "two"}
 
@@ -232,15 +345,18 @@ def test_without_gradios_queue_there_are_no_generators(webui: Host, built: list[
     """gradio would refuse to start the whole UI."""
     webui.shared.cmd_opts.no_gradio_queue = True
     ((run, _, _),) = tab(webui, built).events
-    status, _, _ = run(*VALUES, *TXT2IMG)
+    status, *_ = run(*VALUES, *TXT2IMG)
     assert "saved in" in status
 
 
 def test_the_tab_without_the_hosts_widgets(webui: Host, built: list[Component]) -> None:
+    """A host that names its widgets otherwise: ordinary values, and the tab works."""
     panel.tabs()
-    assert [each.args for each in built if each.kind == "State"] == [
-        ("",), ("",), (7.0,), (512,), (512,),
-    ]  # fmt: skip
+    ((run, inputs, _),) = of(built, "dode_distill").events
+    assert len(inputs) == len(VALUES)
+    request = panel.request_of([], VALUES)
+    assert (request.width, request.cfg, request.scheduler) == (512, 7.0, "Automatic")
+    assert request.distilled_cfg_scale is None
 
 
 def params(p: Any) -> dict[str, Any]:

@@ -196,10 +196,15 @@ def test_a_table_of_choice(webui: Host) -> None:
 
 @pytest.mark.parametrize("table", ["12345678", "no [deadbeef]", "../../etc/passwd", "💥"])
 def test_a_chosen_table_that_is_not_there(webui: Host, table: str) -> None:
+    """An error where it is seen, over HTTP too; never another table in its place."""
     keep(webui, made_up("ddim", grid(webui)))
     p = webui.txt2img(6, sampler(webui), dode_options=Options(table))
-    assert p.extra_generation_params["D-ODE solver"] == "D-DDIM"
-    assert "is not among the table files" in p.comments[0] and "Automatic" in p.comments[0]
+    params = p.extra_generation_params
+    assert params["D-ODE table"] == "none" and params["D-ODE match"] == "uncalibrated"
+    assert "is not among the table files" in params["D-ODE error"]
+    assert "D-ODE note" not in params and "is not among the table files" in p.comments[0]
+    plain = webui.txt2img(6, sampler(webui), dode_options=Options("None"))
+    assert p.latent.equal(plain.latent) and "D-ODE error" not in plain.extra_generation_params
 
 
 def test_a_chosen_table_that_cannot_serve(webui: Host) -> None:
@@ -208,6 +213,7 @@ def test_a_chosen_table_that_cannot_serve(webui: Host) -> None:
     p = webui.txt2img(20, sampler(webui), dode_options=Options(options.table_id(short)))
     assert p.extra_generation_params["D-ODE match"] == "uncalibrated"
     assert "cannot serve this run" in p.comments[0]
+    assert "cannot serve this run" in p.extra_generation_params["D-ODE note"]
 
 
 def test_a_solver_of_choice(webui: Host) -> None:
@@ -272,6 +278,56 @@ def test_interrupt_keeps_the_infotext(webui: Host) -> None:
     assert issubclass(InterruptedException, BaseException)
 
 
+class ZImage:
+    """An engine that takes a shift, named as Neo's is."""
+
+    use_shift = True
+
+    def __init__(self, loaded: Any) -> None:
+        self.sd_checkpoint_info = loaded.sd_checkpoint_info
+
+
+@pytest.mark.parametrize("flag", ["use_shift", "use_distilled_cfg_scale"])
+def test_shift_and_distilled_cfg_are_part_of_the_model(
+    webui: Host, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table made at one value is used at another with a note; the hires pass has its own."""
+    from dode_webui import host
+
+    if webui.kind not in ("forge", "reforge"):
+        return  # the others know neither
+    sigmas = grid(webui)
+    name = flag.removeprefix("use_").removesuffix("_scale")
+    keep(webui, made_up("ddim", sigmas, model_fingerprint=f"{mark(webui)} {name}:9", cfg=7.0))
+    monkeypatch.setattr(webui.sd_models.model_data.sd_model, flag, True, raising=False)
+    same = webui.txt2img(6, sampler(webui), distilled_cfg_scale=9.0)
+    assert same.extra_generation_params["D-ODE match"] == "exact"
+    assert "D-ODE note" not in same.extra_generation_params
+    other = webui.txt2img(6, sampler(webui), distilled_cfg_scale=3.5)
+    words = name.replace("_", " ")
+    assert f"made with {words} 9, this run has 3.5" in other.extra_generation_params["D-ODE note"]
+    assert other.comments and any(f"{words} 9" in line for line in options.menu())
+    monkeypatch.setattr(webui.sd_models.model_data.sd_model, flag, False)
+    assert not webui.txt2img(6, sampler(webui)).extra_generation_params.get("D-ODE shift")
+    loaded = webui.sd_models.model_data.sd_model
+    assert host.default_distilled_cfg() == 3.5
+    monkeypatch.setattr(webui.sd_models.model_data, "sd_model", ZImage(loaded))
+    assert host.default_distilled_cfg() == 9.0 and host.distilled_mark(9.0) == {"shift": "9"}
+
+
+def test_checkpoints_in_several_folders(webui: Host, tmp_path: Path) -> None:
+    """Neo's --ckpt-dirs is a list."""
+    elsewhere = [tmp_path / "a" / "deep", tmp_path / "b"]
+    for i, folder in enumerate(elsewhere):
+        folder.mkdir(parents=True)
+        table = made_up("ddim", grid(webui), draw=i, model_fingerprint=mark(webui), cfg=7.0)
+        dode.save_tables(folder / "x.dode.json", [table])
+    assert len(options.menu()) == 2
+    webui.shared.cmd_opts.ckpt_dirs = [str(tmp_path / "a"), tmp_path / "b"]
+    assert len(options.menu()) == 4
+    assert webui.txt2img(6, sampler(webui)).extra_generation_params["D-ODE match"] == "exact"
+
+
 def test_flow_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k_diffusion_sampling: ModuleType
 ) -> None:
@@ -284,6 +340,9 @@ def test_flow_models(
         samplers.register()
         p = host.txt2img(6)
         assert p.sigmas[0] == 1
+        automatic = host.txt2img(6, scheduler="Automatic").sigmas  # the host's own, not Karras
+        assert torch.equal(automatic, host.txt2img(6, scheduler="Normal").sigmas)
+        assert not torch.equal(automatic, p.sigmas)
         own = dode.sample(
             model(host), p.start, p.sigmas, disable=True, solver="dpmpp_2m", parametrization="flow"
         )

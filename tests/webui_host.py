@@ -397,6 +397,8 @@ def _processing(host: Host) -> None:
         @dataclass
         class WithHiresCfg(WithScheduler):
             hr_cfg: float = 1.0
+            distilled_cfg_scale: float = 3.5
+            hr_distilled_cfg: float = 3.5
 
         forges = host.kind in ("forge", "reforge")
         module.StableDiffusionProcessingTxt2Img = WithHiresCfg if forges else WithScheduler

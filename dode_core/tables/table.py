@@ -206,6 +206,17 @@ def save_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
     files.rewrite(path, merged)
 
 
+def remove_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
+    """Take tables out of a file, which stays, if need be without any; atomic, as a save is."""
+    gone = {table.key() for table in tables}
+
+    def without(name: str, raw: bytes | None) -> bytes:
+        found = [] if raw is None else parse_tables(raw, name)
+        return dump_tables([table for table in found if table.key() not in gone])
+
+    files.rewrite(path, without)
+
+
 def parse_tables(raw: bytes, name: str = "table file") -> list[LambdaTable]:
     """Tables from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
     return parse_document(raw, name, _built)

@@ -1,0 +1,112 @@
+"""What a distillation costs, before it begins: evaluations counted, and minutes once one is timed.
+
+The count comes from the plan itself, carried out on a model that costs nothing and stopped after
+its first call, which knows the total.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dode_core.errors import DodeError
+
+from . import host, job
+from .request import Request
+
+QUICK, BEST = "Quick: one correction a step", "Best: sigmas distilled too"
+_seconds: dict[tuple[Any, ...], float] = {}  # one evaluation of one sample, by model and size
+
+
+class _Counted(Exception):
+    """The plan has told how long it is."""
+
+
+def evaluations(request: Request) -> int:
+    """Model evaluations of one latent, at most; guidance's two halves count as one."""
+    plain = replace(request, batch_size=1, prompts=("",), negative="")
+    return _evaluations(plain)
+
+
+@lru_cache(maxsize=256)
+def _evaluations(request: Request) -> int:
+    from .calibration import plan
+
+    counted: list[int] = []
+
+    def count(done: int, most: int, _: Tensor) -> None:
+        counted.append(most)
+        raise _Counted
+
+    grids = [[1.0, *(0.9 - 0.8 * i / n for i in range(n - 1)), 0.0] for n in request.steps]
+    x = torch.zeros(request.samples, 1, 1, 1)
+    for part in plan(request):
+        with contextlib.suppress(_Counted):
+            part(_nothing, x, grids, progress=count, parametrization="ve", batch_size=1)
+    return sum(counted)
+
+
+def _nothing(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+    return torch.zeros_like(x)
+
+
+def key(request: Request) -> tuple[Any, ...]:
+    """What the time of an evaluation depends on."""
+    return host.checkpoint(upcoming=True), request.width, request.height, request.cfg == 1
+
+
+def remember(request: Request, seconds: float) -> None:
+    """Keep what one evaluation of one sample took."""
+    _seconds[key(request)] = seconds
+
+
+def sentence(request: Request) -> str:
+    """ "at most 1,280 evaluations, about 3 min" as far as it is known."""
+    count = evaluations(request)
+    seconds = _seconds.get(key(request))
+    text = f"at most {count:,} evaluations"
+    return text if seconds is None else f"{text}, about {job.duration(count * seconds)}"
+
+
+def choices(request: Request) -> str:
+    """Both efforts with their cost, for the line under the button."""
+    try:
+        quick, best = (replace(request, learn_sigmas=learn) for learn in (False, True))
+        text = f"Quick: {sentence(quick)}. Best: {sentence(best)}."
+    except (DodeError, ValueError) as error:
+        return str(error)
+    if key(request) not in _seconds:
+        text += " How long that is here: press Time it, which makes two evaluations."
+    return text
+
+
+class Stopwatch:
+    """A sampler function that times one evaluation, after one that loads and compiles."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.error: BaseException | None = None
+
+    def __call__(
+        self, model: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, callback: Any = None,
+        disable: bool | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Two evaluations at the first sigma; x only tells shape, device and type."""
+        try:
+            x = x[:1] * 0 + float(sigmas[0])
+            for _ in range(2):
+                began = time.monotonic()
+                out = model(x, sigmas[0].to(x) * x.new_ones(1), **(extra_args or {}))
+                float(out.flatten()[0])  # waits for the device
+                self.seconds = time.monotonic() - began
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the host's interrupt is no Exception
+            self.error = error
+        return torch.zeros_like(x[:1])

@@ -1,0 +1,92 @@
+"""The list of tables in the tab: what each is for, its gain; delete, and export as a preset."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from typing import Any
+
+from dode_core.errors import DodeError
+from dode_core.solve.solvers import get_solver
+from dode_core.tables.library import Stored
+from dode_core.tables.names import inside
+from dode_core.tables.presets import add_preset
+from dode_core.tables.table import remove_tables, save_tables
+
+from . import host, options
+
+EXPORTS = "dode-presets"  # beside the folder of our own tables, which is searched
+
+
+def stored() -> list[Stored]:
+    """The tables that the menu offers."""
+    library = host.library()
+    own = library.find(host.identity(upcoming=True))
+    return [*own, *options.others(library, own)]
+
+
+def overview() -> str:
+    """A row a table, as HTML."""
+    library, rows = host.library(), []
+    for each in stored():
+        table = each.table
+        cells = (
+            options.purpose(table),
+            get_solver(table.solver).label + (", own sigmas" if table.learned_sigmas else ""),
+            gain(each),
+            library.shown(each.file),
+            options.table_id(table),
+        )
+        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    if not rows:
+        return "<p>No tables for this checkpoint yet.</p>"
+    head = "".join(f"<th>{name}</th>" for name in ("for", "solver", "error left", "file", "id"))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table class='dode-tables'><tr>{head}</tr>{body}</table>"
+
+
+def gain(each: Stored) -> str:
+    """The table's held-out error next to that of its own plain solver."""
+    ratio = each.table.errors.ratio if each.table.errors else None
+    if not each.table.helps:
+        return "no better than plain"
+    return "not measured" if ratio is None else f"{ratio:.0%} of the plain solver's"
+
+
+def lines() -> list[str]:
+    """The tables for the menu of this list: those that can be deleted, presets are not."""
+    return [line for line in options.menu() if line not in (options.AUTOMATIC, options.NONE)]
+
+
+def delete(line: str) -> str:
+    """Take a table out of its file; what happened, in one line."""
+    try:
+        chosen = options.chosen(line, host.library())
+        if host.library().shown(chosen.file).startswith("presets/"):
+            return "Presets come with D-ODE and are not deleted."
+        remove_tables(chosen.file, [chosen.table])
+    except DodeError as error:
+        return str(error)
+    return f"Deleted: {options.purpose(chosen.table)} [{options.table_id(chosen.table)}]."
+
+
+def export(line: str) -> str:
+    """Write a table as a preset that can be published; where, in one line."""
+    try:
+        chosen = options.chosen(line, host.library())
+        folder = host.own_folder().with_name(EXPORTS)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in chosen.file.stem)
+        name = f"{stem.removesuffix('.dode')[:60]}-{options.table_id(chosen.table)}"
+        with tempfile.TemporaryDirectory() as alone:
+            made = inside(alone, name)
+            save_tables(made, [chosen.table])
+            preset = add_preset(folder, made)
+    except (DodeError, OSError) as error:
+        return str(error)
+    return f"Exported to {folder / preset.file}, listed in its index.json."
+
+
+def choices(gr: Any) -> Any:
+    """The menu of this list anew."""
+    return gr.update(choices=lines(), value=None)
