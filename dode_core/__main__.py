@@ -42,6 +42,8 @@ def inspect(args: argparse.Namespace) -> None:
                 )
         for name, value in facts.items():
             print(f"    {name:16} {value}")
+        for name, error in table.peer_errors.items():
+            facts[f"{name}, held out"] = f"{error:.4g}"
         rows = []
         for k, (stage, row) in enumerate(zip(table.stages, table.lambdas.tolist(), strict=True)):
             note = "did not help, 0" if k in table.zeroed else ""

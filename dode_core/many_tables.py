@@ -41,6 +41,7 @@ def distill_many(
     settings: Sequence[tuple[int, bool]] = ((1, False),),
     learn_sigmas: bool = False,
     budget: float | None = None,
+    peers: Sequence[str] = (),
 ) -> list[LambdaTable]:
     """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
 
@@ -56,7 +57,7 @@ def distill_many(
     finest = _finest(checked)
     size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
     samples = Samples(x, extra_args, holdout, size)
-    session = Session(model, samples, finest, parametrization, progress)
+    session = Session(model, samples, finest, parametrization, progress, peers)
     schemes = [
         Scheme.of(solver, session.parametrization, *setting)
         for solver in solvers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -10,13 +9,15 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..dode_core.fit.teacher import Teacher
-from ..dode_core.methods import default_method
+from ..dode_core.methods import EVERY_RUN
 from .host import calibrate, models, store
 from .host.common import CATEGORY
 from .host.distill_inputs import TEACHER, outputs, sockets, widgets
-from .host.distill_report import show
+from .host.distill_report import plot, show
 from .host.live import Live
 from .host.making import Work, make_all
+from .host.profile_report import plot_profile, tables_of
+from .host.profiling import ProfileWork, find_or_make_profile
 from .host.schema import ALIASES, schema
 from .host.telling import Teller
 
@@ -52,7 +53,7 @@ class Distill(io.ComfyNode):
         negative: Any = None,
         guider: Any = None,
         sigmas: Tensor | None = None,
-        method: str = default_method(),
+        method: str = EVERY_RUN,
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         samples: int = 16,
         seed: int = 0,
@@ -65,30 +66,27 @@ class Distill(io.ComfyNode):
     ) -> io.NodeOutput:
         guider = calibrate.chosen_guider(guider, model, positive, negative, cfg)
         patcher = guider.model_patcher
-        settings = calibrate.DistillSettings(
-            solver=solver,
-            teacher=Teacher(teacher, teacher_steps),
-            samples=samples,
-            holdout=holdout,
-            seed=seed,
-            batch_size=batch_size,
-            cfg=models.guidance(guider),
-            method=method,
-        )
         grids = calibrate.grids(patcher, sigmas, scheduler, steps)
         identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        first = Work(
-            guider,
-            calibrate.prepare_latent(patcher, latent),
-            grids[0],
-            settings,
-            identity,
-            store.target(identity, filename),
-            named=bool(filename.strip()),
-        )
+        content = calibrate.prepare_latent(patcher, latent)
         live = Live(patcher, Teller(cls.hidden.unique_id))
-        tables, text = make_all([replace(first, sigmas=grid) for grid in grids], live, re_distill)
-        return show(tables, text, cls)
+        amount = samples, holdout, seed, batch_size
+        if method == EVERY_RUN:
+            file = store.profile_target(filename)
+            once = ProfileWork(guider, calibrate.emptied(content), identity, *amount, file)
+            profile, where = find_or_make_profile(once, live, reuse=not re_distill)
+            tables, text = tables_of(profile, grids, where)
+            drawn = plot_profile(profile, tables, grids)
+        else:
+            how = solver, Teacher(teacher, teacher_steps), *amount, models.guidance(guider), method
+            settings, file = calibrate.DistillSettings(*how), store.target(identity, filename)
+            works = [
+                Work(guider, content, grid, settings, identity, file, named=bool(filename.strip()))
+                for grid in grids
+            ]
+            tables, text = make_all(works, live, re_distill)
+            drawn = plot(tables[-1])
+        return show(tables, text, drawn, cls)
 
 
 NODES = [Distill]

@@ -7,11 +7,10 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
 from .host.common import CATEGORY, Tables
 from .host.live import Live
-from .host.making import Work, find_or_make
+from .host.profiling import ProfileWork, find_or_make_profile
 from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
 from .host.running import SeededLatent, sample
 from .host.sampling import choose, query_of, riding_tables, sample_dode
@@ -67,11 +66,8 @@ class KSampler(io.ComfyNode):
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
             resolution = choose(model, query_of(model, sigmas, cfg), carried).resolution
-            if resolution.kind not in ("exact", "slice"):
-                whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
-                content = calibrate.prepare_latent(model, latent_image)
-                table, where = cls.distill(guider, content, whole, len(whole) == len(sigmas))
-                said.append(f"distilled now, {where}")
+            if resolution.kind not in ("exact", "slice", "profile"):
+                said.append(f"distilled now, {cls.distill(guider, model, latent_image)}")
         options = {"table": table, "say": said.append}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
         samples = sample(guider, sampler, sigmas, SeededLatent(latent_image, seed), live)
@@ -79,17 +75,14 @@ class KSampler(io.ComfyNode):
         return io.NodeOutput(samples, text, ui=report(text))
 
     @classmethod
-    def distill(cls, guider: Any, content: Any, sigmas: Any, full: bool) -> tuple[LambdaTable, str]:
-        """A table for this model and schedule, kept where D-ODE Distill keeps it."""
-        patcher = guider.model_patcher
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        settings = calibrate.default_settings(guider.cfg, full)
-        content = calibrate.emptied(content)
-        work = Work(guider, content, sigmas, settings, identity, store.target(identity))
-        live = Live(patcher, Teller(cls.hidden.unique_id))
-        found = find_or_make(work, live)
+    def distill(cls, guider: Any, model: Any, latent_image: dict[str, Any]) -> str:
+        """A profile of this model and cfg, kept where D-ODE Distill keeps it; where that is."""
+        identity = models.identify(model, cls.hidden.prompt, cls.hidden.unique_id, guider)
+        content = calibrate.emptied(calibrate.prepare_latent(model, latent_image))
+        live = Live(model, Teller(cls.hidden.unique_id))
+        _, where = find_or_make_profile(ProfileWork(guider, content, identity), live)
         live.end()
-        return found
+        return where
 
 
 NODES = [KSampler]

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("response",),
     ("reuse",),
     ("methods", "session", "sampler", "report", "step_counts"),
-    ("distillation", "many_tables", "calibration"),
+    ("distillation", "many_tables", "calibration", "shelf"),
     ("demo",),
     ("offline",),
     ("commands",),
@@ -33,6 +33,7 @@ HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths"
 HOSTS |= {"server", "modules", "modules_forge", "gradio", "fastapi", "starlette", "launch"}
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_NODE = 250, 50, 7, 100
 ADAPTERS = {"nodes", "dode_webui", "scripts"}
+OURS = ("nodes", "ComfyUI's nodes")  # an absolute name, and what it is told by
 SOURCES = ("dode_core", "nodes", "dode_webui", "scripts", "benchmarks")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

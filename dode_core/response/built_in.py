@@ -5,6 +5,7 @@ The rows of ``ddim``, ``ipndm``, ``deis`` and ``dpmpp_2m`` on the grids that peo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,9 @@ def usual_grids(profile: Profile, plan: Plan) -> list[list[float]]:
         top, low = (minus_log_snr(v, kind) for v in (first, max(profile.sigma_min, 0.01)))
         even = [from_minus_log_snr(top + (low - top) * i / (n - 1), kind) for i in range(1, n)]
         grids += [[first, *even, 0.0], [first * (1 - i / n) for i in range(n + 1)]]
+        begin = math.acos(2 * min(first, 1.0) - 1)  # a half cosine: the beta schedule's shape
+        angles = [begin + (math.pi - begin) * i / n for i in range(1, n)]
+        grids.append([first, *[(1 + math.cos(angle)) / 2 for angle in angles], 0.0])
     return grids
 
 

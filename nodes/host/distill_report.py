@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,20 @@ from comfy_api.latest import io as comfy_io
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
+from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
 from .telling import report
 
 
 def summary(table: LambdaTable) -> str:
     """What the table is worth, in a few lines."""
-    lines = [table.describe()]
-    errors = table.errors
+    lines, errors = [table.describe()], table.errors
+    if errors and errors.ratio is not None and errors.ratio < 1:
+        plain = get_solver(table.solver).label.removeprefix("D-")
+        lines.append(
+            f"{1 - errors.ratio:.0%} closer to the model's own many-step image than plain {plain}, "
+            "on noise that it did not learn from"
+        )
     if errors and errors.plain_holdout is not None and errors.distilled_holdout is not None:
         lines.append(
             f"error to the teacher, held out: {errors.plain_holdout:.4g} plain, "
@@ -57,10 +64,12 @@ def to_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 
-def show(tables: list[LambdaTable], text: str, node: Any) -> comfy_io.NodeOutput:
-    """The tables, the first one's sigmas, and the report in words and as a plot of the last."""
-    picture, problem = plot(tables[-1])
+def show(
+    tables: Sequence[LambdaTable], text: str, drawn: tuple[Any, str], node: Any
+) -> comfy_io.NodeOutput:
+    """The tables, the first one's sigmas and the report; ``drawn`` is what :func:`plot` gives."""
+    picture, problem = drawn
     text += f"\n{problem}" if problem else ""
     look = report(text, None if picture is None else to_tensor(picture), node)
-    table = tables if len(tables) > 1 else tables[0]
+    table = list(tables) if len(tables) > 1 else tables[0]
     return comfy_io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)

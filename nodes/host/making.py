@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,11 @@ def find_or_make(
     began = time.monotonic()
     table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
     table, where = keep(table, work)
-    return table, f"{time.monotonic() - began:.1f} s, {where}"
+    said = f"\n{live.note}" if live.note else ""
+    return table, f"{time.monotonic() - began:.1f} s, {where}{said}"
 
 
-def make_all(works: list[Work], live: Live, again: bool) -> tuple[list[LambdaTable], str]:
+def make_all(works: Sequence[Work], live: Live, again: bool) -> tuple[list[LambdaTable], str]:
     """A table each, and what to say of them; each is saved as soon as it is made."""
     tables, said = [], []
     for i, work in enumerate(works):
