@@ -1,6 +1,6 @@
 """Rebuilds ``example_workflows`` and the README's screenshots with the real front end.
 
-    python tests/make_examples.py [NAME ...]
+    python tests/make_examples.py [--files] [NAME ...]
 
 The graphs are those of ``example_graphs.py``, laid out and saved by the front end, run for the
 pictures. Needs what the host tests need: ComfyUI (downloaded on first use) and a Chromium.
@@ -19,14 +19,18 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from example_graphs import EXAMPLES, Example, Node, write_models  # noqa: E402
+from example_graphs import EXAMPLES, SEED, Example, Node, write_models  # noqa: E402
 from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
+from hosts.install import newest_front_end  # noqa: E402
 from PIL import Image  # noqa: E402
 
 FOLDER = TESTS.parent / "example_workflows"
 IMAGES = TESTS.parent / "docs" / "images"
-SHOWN = {"dode_demo": "comfyui.png", "dode_image_to_image": "comfyui-image-to-image.png"}
+SHOWN = {
+    "Try D-ODE without a checkpoint": "comfyui.png",
+    "Image to image with one table": "comfyui-image-to-image.png",
+}
 SMALL = 64  # the size at which tiny stand-ins for checkpoints are run
 WIDTH = 640  # of a thumbnail
 LAY_OUT = """([id, node]) => {
@@ -34,6 +38,7 @@ LAY_OUT = """([id, node]) => {
     if (node.advanced) n.toggleAdvanced();
     n.pos = node.pos;
     n.setSize(node.size);
+    if (node.collapsed) n.flags.collapsed = true;
     if (node.title) n.title = node.title;
     if (node.models.length) n.properties.models = node.models;
     for (const [name, value] of Object.entries(node.widgets))
@@ -78,11 +83,12 @@ def place(node: Node, example: Example) -> dict[str, Any]:
         if name in node.inputs.values()
     ]
     shape = {"pos": node.pos, "size": node.size, "title": node.title, "advanced": node.advanced}
+    shape["collapsed"] = node.collapsed
     return {**shape, "widgets": widgets, "models": models}
 
 
-def thumbnail(server: ComfyServer, front: FrontEnd, example: Example, shot: Path) -> Image.Image:
-    """A picture that a node shows, one image of each preview, or the graph itself."""
+def thumbnail(server: ComfyServer, front: FrontEnd, example: Example) -> Image.Image:
+    """A picture that a node shows, one image of each preview, or one of the demo model."""
     outputs = front.page.evaluate("() => window.app.nodeOutputs")
     if example.picture == "each":
         previews = [key for key, node in example.nodes.items() if node.kind == "PreviewImage"]
@@ -92,44 +98,74 @@ def thumbnail(server: ComfyServer, front: FrontEnd, example: Example, shot: Path
         for i, image in enumerate(images):
             row.paste(image, (i * (width + 8), 0))
         return row
-    if example.picture:
-        return server.image(outputs[example.picture]["images"][0]).convert("RGB")
-    return Image.open(shot).convert("RGB")
+    if example.picture.startswith("demo "):
+        return compared(server, example.picture.removeprefix("demo "))
+    return server.image(outputs[example.picture]["images"][0]).convert("RGB")
 
 
-def make(server: ComfyServer, front: FrontEnd, name: str) -> None:
-    """One example: its JSON, its thumbnail, and a screenshot of it after a run."""
-    example = EXAMPLES[name]()
-    workflow = build(front, example)
+def compared(server: ComfyServer, variant: str) -> Image.Image:
+    """What D-ODE Compare shows of the demo model and a table of the quick method."""
+    emoji = {"subject": "animals", "variant": variant, "batch_size": 2}
+    parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
+    plan = {"steps": 6, "cfg": 2.0, "scheduler": "karras" if variant == "EDM" else "simple"}
+    quick = {"solver": "ddim", "method": "one lambda", "samples": 8, "latent": ["1", 3]}
+    shown = {"vae": ["1", 4], "latent_image": ["1", 3], "peer": "dpmpp_2m", "seed": SEED}
+    prompt = {
+        "1": {"class_type": "DODE_DemoModel", "inputs": emoji},
+        "2": {"class_type": "DODE_Distill", "inputs": {**parts, **plan, **quick}},
+        "3": {"class_type": "DODE_Compare", "inputs": {**parts, **plan, **shown}},
+    }
+    prompt["3"]["inputs"]["table"] = ["2", 0]
+    return server.image(server.queue(prompt).output("3")["images"][0]).convert("RGB")
+
+
+def write(front: FrontEnd, name: str) -> None:
+    """One example's JSON."""
+    workflow = build(front, EXAMPLES[name]())
     text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
     (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
-    shot = TESTS.parent / "test_output" / f"made_{name}.png"
-    front.screenshot(shot, graph_only=True)
+
+
+def picture(server: ComfyServer, front: FrontEnd, name: str) -> None:
+    """One example's thumbnail, and a screenshot of it after a run."""
+    example = EXAMPLES[name]()
+    front.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
     if example.models:
         front.page.evaluate(SHRINK, SMALL)
     front.queue()
-    front.wait()
-    picture = thumbnail(server, front, example, shot)
-    front.screenshot(shot, graph_only=True)
+    front.wait(timeout=1800)
+    image = thumbnail(server, front, example)
+    shot = front.screenshot(TESTS.parent / "test_output" / f"made_{name}.png", graph_only=True)
     if name in SHOWN:
         shutil.copyfile(shot, IMAGES / SHOWN[name])
-    picture.thumbnail((WIDTH, WIDTH))
+    image.thumbnail((WIDTH, WIDTH))
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=88)
+    image.save(buffer, format="JPEG", quality=88)
     (FOLDER / f"{name}.jpg").write_bytes(buffer.getvalue())
 
 
 def main() -> None:
-    names = sys.argv[1:] or list(EXAMPLES)
+    only_files = "--files" in sys.argv  # not the pictures, which need runs
+    names = [name for name in sys.argv[1:] if name != "--files"] or list(EXAMPLES)
     FOLDER.mkdir(exist_ok=True)
+    # Saved by the oldest front end that we serve, which the newer ones read; seen in the newest.
     with tempfile.TemporaryDirectory() as base:
         write_models(Path(base) / "models")
-        with ComfyServer(Path(base), arguments=["--preview-method", "latent2rgb"]) as server:
+        with ComfyServer(Path(base)) as server, FrontEnd(server.url) as front:
+            for name in names:
+                write(front, name)
+    if only_files:
+        return
+    with tempfile.TemporaryDirectory() as base:
+        write_models(Path(base) / "models")
+        newest = ["--front-end-root", str(newest_front_end())]
+        arguments = ["--preview-method", "latent2rgb", *newest]
+        with ComfyServer(Path(base), arguments=arguments) as server:
             for name in names:
                 print(name, flush=True)
                 # A browser each: the previews of the last one would lie over this one's nodes.
-                with FrontEnd(server.url, width=1800, height=1250) as front:
-                    make(server, front, name)
+                with FrontEnd(server.url, settings={"Comfy.VueNodes.Enabled": True}) as front:
+                    picture(server, front, name)
 
 
 if __name__ == "__main__":

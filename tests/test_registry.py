@@ -17,7 +17,7 @@ NEEDED = (
     "__init__.py",
     "dode_core/sampler.py",
     "dode_core/demo/emoji_edm.safetensors",
-    "example_workflows/dode_demo.json",
+    "example_workflows/Try D-ODE without a checkpoint.json",
     "lambdas/README.md",
     "locales/zh/nodeDefs.json",
     "nodes/distill_node.py",

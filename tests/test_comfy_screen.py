@@ -1,0 +1,158 @@
+"""What a person sees, in the newest front end that our oldest ComfyUI serves, in both renderers.
+
+Reports that stay, each picture once, no node over another in any template after its run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfy_graphs import demo, distill, ksampler
+from conftest import missing
+from example_graphs import EXAMPLES, write_models
+from hosts.browser import BrowserMissing, FrontEnd, find_chrome
+from hosts.comfy import ComfyError, ComfyServer
+from hosts.install import InstallError, newest_front_end
+from test_comfy_frontend import FILES, PICTURES, SMALL, relinked
+
+TEXT = "id => window.app.graph.getNodeById(id).dodeReport.textContent"
+# What is on the screen of a node, beside its report: pictures that the front end draws itself.
+DRAWN = """id => {
+    const node = window.app.graph.getNodeById(id);
+    if (!LiteGraph.vueNodesMode) return (node.imgs ?? []).length;
+    const element = document.querySelector(`[data-node-id="${id}"]`);
+    return [...element.querySelectorAll('img')]
+        .filter(img => !img.closest('.dode-report') && img.getBoundingClientRect().width > 60)
+        .length;
+}"""
+# [title, left, top, right, bottom] of every node, in the graph's units.
+BOXES = """() => window.app.graph.nodes.map(node => {
+    const {scale} = window.app.canvas.ds;
+    const element = LiteGraph.vueNodesMode
+        && document.querySelector(`[data-node-id="${node.id}"]`);
+    if (element) {
+        const box = element.getBoundingClientRect();
+        return [node.title, ...[box.left, box.top, box.right, box.bottom].map(v => v / scale)];
+    }
+    const box = node.boundingRect;
+    return [node.title, box[0], box[1], box[0] + box[2], box[1] + box[3]];
+})"""
+TOASTS = "() => [...document.querySelectorAll('.p-toast-message')].map(each => each.innerText)"
+DISTILL, SAMPLE = 2, 3
+_seeds = itertools.count(2000)
+
+
+@pytest.fixture(scope="module")
+def newest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    try:
+        find_chrome()
+        root = newest_front_end()
+    except (BrowserMissing, InstallError) as error:
+        missing("A browser, or the newest front end,", error)
+        raise
+    base = tmp_path_factory.mktemp("newest")
+    arguments = ["--preview-method", "latent2rgb", "--front-end-root", str(root)]
+    write_models(base / "models")
+    with ComfyServer(base, arguments=arguments) as server:
+        yield server
+
+
+@pytest.fixture(params=["classic", "Nodes 2.0"])
+def screen(request: pytest.FixtureRequest, newest: ComfyServer) -> Iterator[FrontEnd]:
+    for file in newest.models.rglob("*.dode.json"):
+        file.unlink()
+    settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"}
+    with FrontEnd(newest.url, settings=settings) as opened:
+        yield opened
+
+
+def graph() -> dict[str, Any]:
+    """Distil, and sample with the stock KSampler; new seeds, so that nothing is cached."""
+    source = demo()
+    found = {**distill(source), **ksampler(source, seed=next(_seeds))}
+    ids = {"demo": "1", "distill": str(DISTILL), "k": str(SAMPLE)}
+    return {ids[key]: relinked(node) for key, node in found.items() if key in ids}
+
+
+def test_a_report_stays(screen: FrontEnd) -> None:
+    """After the job, for a cached node, and in the workflow when it is loaded again."""
+    screen.load_prompt({key: node for key, node in graph().items() if key != str(SAMPLE)})
+    screen.queue()
+    screen.page.wait_for_function(f"id => / left$/.test(({TEXT})(id))", arg=DISTILL, timeout=90_000)
+    screen.wait()
+    screen.screenshot(PICTURES / "report.png")
+    report = screen.page.evaluate(TEXT, DISTILL)
+    assert re.match(r"D-DDIM, 6 steps, .*\n", report) and "saved in dode/" in report
+    assert screen.page.evaluate(DRAWN, DISTILL) == 1
+
+    saved = screen.workflow()
+    screen.page.evaluate("id => { app.graph.getNodeById(id).properties = {}; }", DISTILL)
+    screen.queue()  # everything is cached
+    screen.wait()
+    assert screen.page.evaluate(TEXT, DISTILL) == report
+
+    screen.reset()
+    screen.load(saved)
+    assert screen.page.evaluate(TEXT, DISTILL) == report
+    values = next(node for node in saved["nodes"] if node["id"] == DISTILL)["widgets_values"]
+    assert report not in values  # which go by their order
+    assert screen.errors == []
+
+
+def test_an_interrupted_run_takes_its_progress_along(screen: FrontEnd, newest: ComfyServer) -> None:
+    screen.load_prompt(graph())
+    screen.queue()
+    screen.page.wait_for_function(f"id => ({TEXT})(id) !== ''", arg=DISTILL, timeout=90_000)
+    newest.interrupt()
+    with pytest.raises(ComfyError, match="interrupted"):
+        screen.wait()
+    screen.page.wait_for_function(f"id => ({TEXT})(id) === ''", arg=DISTILL)
+
+
+def test_a_fallback_is_seen(screen: FrontEnd) -> None:
+    """A toast for the stock KSampler that found no table, unless the user wants none."""
+    alone = {key: node for key, node in graph().items() if key != str(DISTILL)}
+    keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
+    screen.load_prompt({**alone, "4": keep})
+    screen.queue()
+    screen.wait()
+    screen.page.get_by_text("No table fits this run").first.wait_for(timeout=30_000)
+    (told,) = [text for text in screen.page.evaluate(TOASTS) if "D-ODE" in text]
+    assert "Make a table with D-ODE Distill for 6 steps, cfg 2." in told
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
+    """In no template, before and after its run; all of it in sight at a zoom that can be read."""
+    screen.load(json.loads(file.read_text(encoding="utf-8")))
+    assert overlaps(screen) == []
+    assert screen.page.evaluate("() => window.app.canvas.ds.scale") >= 0.6
+    screen.page.evaluate(SMALL, bool(EXAMPLES[file.stem]().models))
+    screen.queue()
+    screen.wait(timeout=900)
+    mode = "vue" if screen.settings["Comfy.VueNodes.Enabled"] else "classic"
+    screen.screenshot(PICTURES / f"{file.stem} {mode}.png")
+    assert overlaps(screen) == []
+    ids = "() => app.graph.nodes.filter(n => /Distill|Compare/.test(n.type)).map(n => n.id)"
+    for key in screen.page.evaluate(ids):
+        assert screen.page.evaluate(DRAWN, key) == 1
+    assert screen.errors == []
+
+
+def overlaps(screen: FrontEnd) -> list[tuple[str, str]]:
+    """Pairs of nodes of which one covers a part of the other."""
+    pairs = itertools.combinations(screen.page.evaluate(BOXES), 2)
+    return [(a[0], b[0]) for a, b in pairs if meet(a[1:], b[1:])]
+
+
+def meet(a: list[float], b: list[float]) -> bool:
+    """Whether two boxes share more than a line."""
+    across = min(a[2], b[2]) - max(a[0], b[0])
+    down = min(a[3], b[3]) - max(a[1], b[1])
+    return across > 1 and down > 1
