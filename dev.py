@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 TASKS = {
-    "demo": "distil on the embedded model, write tables, plots and pictures to demo_output/",
+    "demo": "distill on the embedded model, write tables, plots and pictures to demo_output/",
     "test": "lint, types and the whole test suite, the real ComfyUI included",
     "bench": "the benchmarks behind the figures in the documentation",
     "lint": "ruff and pyright",

@@ -15,6 +15,7 @@ NAMES = {
     "startup": "what importing the pack costs",
     "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
+    "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
     "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }
 

@@ -13,8 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 import dode_core as dode
-from dode_core.demo.model import load_demo
-from dode_core.demo.run import SIGMA_HIGH, SIGMA_LOW, Settings, _sample, start_noise
+from dode_core.demo.run import SIGMA_HIGH, SIGMA_LOW, DemoNoises, DemoSettings, start_noise
 from dode_core.report import text_table
 from dode_core.solve.schedules import karras
 
@@ -26,10 +25,9 @@ PAPER = dode.Teacher("ddim", 10)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    model, settings = load_demo(), Settings()
-    x, labels = start_noise(HELD_OUT, 999)
+    held_out = DemoNoises(HELD_OUT, 999, DemoSettings())
     fine = karras(64, SIGMA_LOW, SIGMA_HIGH)
-    reference = _sample(model, x, labels, fine, settings, "heun")
+    reference = held_out.sample(fine, solver="heun")
     jobs = [
         (steps, name, samples, seed)
         for steps in STEPS
@@ -44,8 +42,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         options: dict[str, Any] = {"extra_args": {"labels": classes}, "batch_size": 16}
         if name == "paper":
             options |= {"teacher": PAPER, "holdout": 0}
-        table = dode.distill(model, noise, sigmas, "ddim", **options)
-        out = _sample(model, x, labels, sigmas, settings, table=table)
+        table = dode.distill(held_out.model, noise, sigmas, "ddim", **options)
+        out = held_out.sample(sigmas, table=table)
         error = float((out - reference).double().square().mean().sqrt())
         cost = 11 * steps * samples if name == "paper" else table.evaluations * samples
         results.setdefault((steps, name, samples), []).append({"error": error, "cost": cost})

@@ -20,7 +20,7 @@ from .scores import DATA
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Features of the data, for few_step.")
-    parser.add_argument("--data", required=True, help="emoji32.npz from dode_core.demo.build_data")
+    parser.add_argument("--data", required=True, help="emoji32.npz, from build_data")
     with np.load(parser.parse_args().data, allow_pickle=False) as data:
         images, labels = data["images"], torch.from_numpy(data["labels"].astype(np.int64))
     weights = 1 / labels.bincount()[labels].double()

@@ -25,7 +25,7 @@ import dode_core as dode
 
 from . import few_step_report
 from .common import RESULTS, machine
-from .ours import OURS, distil
+from .ours import OURS, distill
 from .peers import Host
 from .problems import HIGH, LOW, PROBLEMS, Problem
 from .scores import Scores
@@ -98,7 +98,7 @@ class Bench:
     def own(self, kind: str, nfe: int) -> dict[str, Any]:
         """Scores of one of ours; what calibration cost, and what it found."""
         how = OURS[kind]
-        found = distil(self.problem, nfe, how)
+        found = distill(self.problem, nfe, how)
         if found is None:
             sigmas = self.problem.grid(how.steps(nfe))
             return self.scores.full(self.ours(sigmas, solver=how.solver))

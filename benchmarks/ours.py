@@ -46,7 +46,7 @@ OURS |= {
 }
 
 
-def distil(problem: Problem, nfe: int, entry: Entry) -> dode.LambdaTable | None:
+def distill(problem: Problem, nfe: int, entry: Entry) -> dode.LambdaTable | None:
     """The entry's table; None for a plain solver."""
     if entry.how is None:
         return None

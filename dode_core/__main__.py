@@ -42,6 +42,8 @@ def inspect(args: argparse.Namespace) -> None:
                 )
         for name, value in facts.items():
             print(f"    {name:16} {value}")
+        for name, error in table.peer_errors.items():
+            facts[f"{name}, held out"] = f"{error:.4g}"
         rows = []
         for k, (stage, row) in enumerate(zip(table.stages, table.lambdas.tolist(), strict=True)):
             note = "did not help, 0" if k in table.zeroed else ""
@@ -65,10 +67,10 @@ def plot(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Distil on the embedded model, compare, draw."""
-    from .demo.run import Settings, run_demo
+    """Distill on the embedded model, compare, draw."""
+    from .demo.run import DemoSettings, run_demo
 
-    run_demo(Settings(out=Path(args.out), cfg=args.cfg, samples=args.samples, seed=args.seed))
+    run_demo(DemoSettings(out=Path(args.out), cfg=args.cfg, samples=args.samples, seed=args.seed))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.set_defaults(run=plot)
     distill.add(commands)
     presets.add(commands)
-    one = commands.add_parser("demo", help="distil and compare on the embedded emoji model")
+    one = commands.add_parser("demo", help="distill and compare on the embedded emoji model")
     one.add_argument("--out", default="demo_output", help="folder for the results")
     one.add_argument("--cfg", type=float, default=1.0, help="guidance scale")
     one.add_argument("--samples", type=int, default=16, help="calibration samples")

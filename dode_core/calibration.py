@@ -34,6 +34,8 @@ OBSERVED = 8  # samples of which every run is seen
 LOOK = 0.48  # of the first sigma: where the first run looks
 EXPLORED = (6, 9)
 FOLLOWED = (5, 8, 12)
+AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, round by round
+MOST_POINTS = 150  # observed evaluations: a response with more is slow
 MEASURED = (5, 8, 12)
 MEASURED_PART = 4, {"ve": 0.0125, "flow": 0.5}  # steps, start against the first sigma
 WEIGHT = 0.3
@@ -135,13 +137,23 @@ class Calibrator:
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
-        reserved = self._reserved()
         for steps in (*EXPLORED, *FOLLOWED):
-            if self.left - reserved < steps * self.fit.samples:
-                continue
-            design = self._designer()
-            plan = design.own(steps, None, self.looks[0] if self.looks else None, kept=1)
-            self.fit.seen.append(self.fit.run(plan))
+            self._follow(steps)
+        before = -1
+        while before < len(self.fit.seen):
+            before = len(self.fit.seen)
+            for steps in AGAIN:
+                if sum(run.plan.stages for run in self.fit.seen) + steps <= MOST_POINTS:
+                    self._follow(steps)
+
+    def _follow(self, steps: int) -> None:
+        """Design a run, run it, and add what it shows, where the budget pays for it."""
+        if self.left - self._reserved() < steps * self.fit.samples:
+            return
+        known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
+        look = self.looks[0] if self.looks else None
+        plan = self._designer().own(steps, None, look, known, kept=1)
+        self.fit.seen.append(self.fit.run(plan))
 
     def _reserved(self) -> float:
         if not self.held.states:

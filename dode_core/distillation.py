@@ -25,6 +25,9 @@ the given grid is kept when held-out samples do not prefer the learned one. ``st
 grids of as many steps to start from (the host's other schedules, published ones); they are tried
 beside our own and kept only if they measure better.
 
+*Peers.* ``peers`` names samplers ("dpmpp_2m", "euler") that are run on the held-out samples and the
+given grid as well: ``LambdaTable.peer_errors`` says what a user would otherwise have had.
+
 *Progress.* ``progress(done, total, denoised)`` is called after every model call with the calls
 made, the most there will be, and the newest prediction; its method ``begin(phase)``, if any, is
 told in words what the next calls are for. Raising from it stops the calibration, and raising
@@ -77,6 +80,7 @@ def distill(
     learn_sigmas: bool = False,
     budget: int = DEFAULT_BUDGET,
     starts: Sequence[Tensor | Sequence[float]] = (),
+    peers: Sequence[str] = (),
 ) -> LambdaTable:
     """Fit a lambda table for one solver on one sigma grid; see the module for every argument.
 
@@ -88,7 +92,7 @@ def distill(
     grid = check_sigmas(sigmas)
     size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
     samples = Samples(x, extra_args, holdout, size)
-    session = Session(model, samples, grid, parametrization, progress)
+    session = Session(model, samples, grid, parametrization, progress, peers)
     names = tuple(directions) if directions else direction_names(columns, gain)
     scheme = Scheme(solver, session.parametrization, names)
     if learn_sigmas and targets is not None:

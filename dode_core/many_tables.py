@@ -22,7 +22,7 @@ from .solve.noise import check_sigmas, same_sigmas
 from .solve.scheme import Scheme
 from .tables.table import LambdaTable
 
-Job = tuple[tuple[float, ...], Scheme]  # a table to make: its grid, and what runs on it
+ToMake = tuple[tuple[float, ...], Scheme]  # a table to make: its grid, and what runs on it
 
 
 @torch.no_grad()
@@ -41,6 +41,7 @@ def distill_many(
     settings: Sequence[tuple[int, bool]] = ((1, False),),
     learn_sigmas: bool = False,
     budget: float | None = None,
+    peers: Sequence[str] = (),
 ) -> list[LambdaTable]:
     """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
 
@@ -56,7 +57,7 @@ def distill_many(
     finest = _finest(checked)
     size = min(batch_size, SCOUTS) if learn_sigmas else batch_size * distributed.size()
     samples = Samples(x, extra_args, holdout, size)
-    session = Session(model, samples, finest, parametrization, progress)
+    session = Session(model, samples, finest, parametrization, progress, peers)
     schemes = [
         Scheme.of(solver, session.parametrization, *setting)
         for solver in solvers
@@ -73,20 +74,22 @@ def _finest(grids: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     ends = [(grid[0], grid[-1]) for grid in grids]
     if not ends or not all(same_sigmas(pair, ends[0]) for pair in ends):
         raise CalibrationError(
-            "The grids of one run must start and end at the same sigmas; distil the others apart."
+            "The grids of one run must start and end at the same sigmas; distill the others apart."
         )
     for grid in grids:
         check_descending(grid)
     return min(grids, key=lambda grid: min(s for s in grid if s))
 
 
-def _all_fitted(session: Session, jobs: Sequence[Job]) -> list[LambdaTable]:
+def _all_fitted(session: Session, jobs: Sequence[ToMake]) -> list[LambdaTable]:
     calls = sum(session.student_calls(len(scheme.stages(grid))) for grid, scheme in jobs)
     session.model.total = session.calls(DENSE_STEPS) + calls
     return [session.fixed(grid, scheme, session.dense(), DENSE_NAME) for grid, scheme in jobs]
 
 
-def _all_learned(session: Session, jobs: Sequence[Job], budget: float | None) -> list[LambdaTable]:
+def _all_learned(
+    session: Session, jobs: Sequence[ToMake], budget: float | None
+) -> list[LambdaTable]:
     counts = [len(scheme.stages(grid)) for grid, scheme in jobs]
     budgets = _shares(counts, budget)
     for n, share in zip(counts, budgets, strict=True):

@@ -22,6 +22,7 @@ class Method:
         return direction_names(self.columns, self.gain)
 
 
+EVERY_RUN = "any steps"  # not a table but a profile, which serves every run
 METHODS: Mapping[str, Method] = {
     "columns and sigmas": Method(2, True, True),
     "one lambda": Method(1, False, False),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .fit.batches import held_out_count
-from .match.resolve import brings_sigmas
+from .match.resolve import was_asked_for
 from .solve.noise import same_sigmas
 from .solve.scheme import Scheme
 from .tables.identity import Identity
@@ -51,7 +51,7 @@ class Recipe:
         samples = table.samples_fit + table.samples_holdout + table.dropped
         as_many = samples == self.samples and (table.dropped or table.samples_holdout == held_out)
         fits = same_sigmas(table.sigmas.tolist(), self.grid)
-        fits |= self.learn_sigmas and brings_sigmas(table, self.grid)
+        fits |= self.learn_sigmas and was_asked_for(table, self.grid)
         return bool(as_many and fits)
 
 

@@ -12,7 +12,7 @@ from .match.resolve import Resolution, resolve
 from .solve.integrate import Denoiser, State, Watch, integrate, nothing
 from .solve.noise import check_sigmas, infer_parametrization
 from .solve.solvers import get_solver
-from .solve.stages import Stage, plain
+from .solve.stages import Row, Stage, plain
 
 if TYPE_CHECKING:
     from .tables.table import LambdaTable
@@ -47,12 +47,14 @@ def sample(
     )
     if table is None:
         stages = get_solver(solver or "ddim").stages(grid, parametrization)
-        return run(model, x, stages, extra_args, callback, disable, parametrization)
+        resolution = of_stages(stages, parametrization)
+        return run_resolved(model, x, resolution, extra_args, callback, disable)
     how: Any = {"parametrization": parametrization, "channels": x.shape[1]}
     resolution = resolve([table], grid, solver=solver, **how)
     return run_resolved(model, x, resolution, extra_args, callback, disable)
 
 
+@torch.no_grad()
 def run_resolved(
     model: Denoiser,
     x: Tensor,
@@ -61,52 +63,35 @@ def run_resolved(
     callback: Callback | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Sample with what :func:`dode_core.match.resolve.resolve` chose."""
-    return run(
-        model,
-        x,
-        resolution.stages,
-        extra_args,
-        callback,
-        disable,
-        resolution.parametrization,
-        resolution.lambdas,
-    )
-
-
-@torch.no_grad()
-def run(
-    model: Denoiser,
-    x: Tensor,
-    stages: Sequence[Stage],
-    extra_args: Mapping[str, Any] | None = None,
-    callback: Callback | None = None,
-    disable: bool | None = None,
-    parametrization: str = "ve",
-    lambdas: Sequence[Sequence[float]] = (),
-) -> Tensor:
-    """Run stages with one row of lambdas each; no lambdas is the plain solver.
+    """Sample with what :func:`dode_core.match.resolve.resolve` chose, or :func:`of_stages` made.
 
     The callback gets {"x", "i", "sigma", "sigma_hat", "denoised"} once per step, at the step's
     first model evaluation, x being the state that was evaluated.
     """
     from tqdm.auto import tqdm
 
+    stages, rows = resolution.stages, resolution.lambdas
     if not stages:
         return x
-    if not any(any(row) for row in lambdas):
-        stages, lambdas = plain(stages), [()] * len(stages)
-    rows = lambdas
+    if not any(any(row) for row in rows):
+        stages, rows = plain(stages), [()] * len(stages)
 
     def choose(k: int, stage: Stage, states: Sequence[State]) -> Sequence[float]:
         return rows[k]
 
     state = State.begin(x, extra_args)
-    how: Any = {"watch": reporting(callback), "parametrization": parametrization}
+    how: Any = {"watch": reporting(callback), "parametrization": resolution.parametrization}
     loop = integrate(model, [state], stages, choose, **how)
     for _ in tqdm(loop, total=len(stages), disable=disable):
         pass
     return state.x.to(x.dtype)
+
+
+def of_stages(
+    stages: Sequence[Stage], parametrization: str = "ve", lambdas: Sequence[Row] = ()
+) -> Resolution:
+    """Stages to be run as they are, with a row of lambdas each; without, the plain solver."""
+    return Resolution("given", "", parametrization, list(stages), list(lambdas), None, "")
 
 
 def reporting(callback: Callback | None) -> Watch:

@@ -15,6 +15,7 @@ from .errors import CalibrationError
 from .fit import distributed
 from .fit.batches import Batch, Samples, listed
 from .fit.guarded import CountingModel, Progress
+from .fit.peers import PEERS, peer_error
 from .fit.stagewise import StagewiseFit
 from .fit.teacher import Teacher
 from .fit.trajectory import DENSE_NAME, DENSE_STEPS, Trajectory, dense_teacher, reaching_grid
@@ -41,13 +42,15 @@ class Session:
         grid: Sequence[float],
         parametrization: str | None = None,
         progress: Progress | None = None,
+        peers: Sequence[str] = (),
     ) -> None:
         if len(grid) < 2:
             raise CalibrationError("One sigma makes no step; give at least two.")
         self.samples, self.parts, self.grid = samples, samples.parts, grid
         self.parametrization = parametrization or infer_parametrization(model, grid)
         self.model = CountingModel(model, progress, 0, samples.per_sample)
-        self.counted = 0
+        self.may_look_ahead = bool(getattr(model, "look_ahead", True))  # a denoiser may say no
+        self.counted, self.peers = 0, peers
 
     def calls(self, evaluations: int) -> int:
         """Model calls that so many evaluations per sample take."""
@@ -113,9 +116,10 @@ class Session:
         """The mean of every channel of the teacher's first denoised output, over the fit samples.
 
         What a run that looks ahead guesses; None where none should be tried: flow models, whose
-        first sigma is 1 whatever they were trained on (see docs/benchmarks.md).
+        first sigma is 1 whatever they were trained on (see docs/benchmarks.md), and denoisers whose
+        own ``look_ahead`` is False.
         """
-        if self.parametrization == "flow":
+        if self.parametrization == "flow" or not self.may_look_ahead:
             return None
         x = self.samples.x
         if x.ndim < 3 or x.shape[1] > MAX_CHANNELS:
@@ -140,7 +144,9 @@ class Session:
         self.model.begin("learning one step after the other")
         lambdas, errors = fit.run()
         zeroed = tuple(sorted(fit.zeroed))
-        return self._table(scheme, grid, lambdas, errors, teacher=teacher, zeroed=zeroed)
+        others = self._peer_errors(scheme, grid, batches, errors)
+        what = {"teacher": teacher, "zeroed": zeroed, "peer_errors": others}
+        return self._table(scheme, grid, lambdas, errors, **what)
 
     def learned(
         self, grid: Sequence[float], scheme: Scheme, budget: float, starts: Sequence[Start] = ()
@@ -160,7 +166,24 @@ class Session:
         sigmas = found.run.sigmas if learned else grid
         ahead = found.run.look_ahead if learned else None
         what = {"teacher": DENSE_NAME, "learned_sigmas": learned, "look_ahead": ahead}
+        what["asked_sigmas"] = tuple(grid) if learned else None
+        what["peer_errors"] = self._peer_errors(scheme, grid, material.batches, errors)
         return self._table(scheme, sigmas, rows, errors, **what)
+
+    def _peer_errors(
+        self, scheme: Scheme, grid: Sequence[float], batches: Sequence[Batch], errors: Errors
+    ) -> dict[str, float]:
+        """What was asked for, by name; a peer that is the plain solver itself is known already."""
+        if errors.plain_holdout is None:
+            return {}
+        found = {}
+        for name in self.peers:
+            if PEERS[name] == scheme.solver:
+                found[name] = errors.plain_holdout
+            else:
+                how = name, grid, self.parametrization
+                found[name] = peer_error(self.model, batches, *how)
+        return found
 
     def _table(
         self, scheme: Scheme, grid: Sequence[float], lambdas: Tensor, errors: Errors, **more: Any
@@ -190,6 +213,6 @@ def check_descending(grid: Sequence[float]) -> None:
     """Raises :class:`CalibrationError` for grids that a dense teacher cannot cover."""
     if any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
         raise CalibrationError(
-            "A dense teacher needs a descending grid; distil this one with distill and without "
+            "A dense teacher needs a descending grid; distill this one with distill and without "
             "learn_sigmas."
         )

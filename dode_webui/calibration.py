@@ -30,7 +30,7 @@ ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 
 
 class HiddenSampler:
-    """The sampler function that distils; ``tables`` is its result, ``error`` why there is none.
+    """The sampler function that distills; ``tables`` is its result, ``error`` why there is none.
 
     It never raises inside the host's pipeline, which would be left half-way: what went wrong is
     kept, and the host decodes an empty latent.
@@ -51,12 +51,12 @@ class HiddenSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distil; x only tells shape, device and type."""
+        """Distill; x only tells shape, device and type."""
         try:
             grids = {n: self.grid(model, n) for n in self.request.steps}
             found: list[LambdaTable] = []
             for some in same_ends(list(grids.values())):
-                found += self._distil(model, x, some, extra_args or {})
+                found += self._distill(model, x, some, extra_args or {})
             self.tables = found
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -68,7 +68,7 @@ class HiddenSampler:
         """The sigmas that this host makes for a step count on the chosen schedule."""
         return check_sigmas(model.sampler.get_sigmas(model.p, steps))
 
-    def _distil(
+    def _distill(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
     ) -> list[LambdaTable]:
         """The tables for grids that start and end alike; with ``best``, one for each.

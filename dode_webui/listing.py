@@ -11,7 +11,8 @@ from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import Stored
 from dode_core.tables.names import inside
 from dode_core.tables.presets import add_preset
-from dode_core.tables.table import remove_tables, save_tables
+from dode_core.tables.removal import remove_tables
+from dode_core.tables.table import save_tables
 
 from . import host, options
 

@@ -1,4 +1,4 @@
-"""What to distil, checked: panels and HTTP give anything."""
+"""What to distill, checked: panels and HTTP give anything."""
 
 from __future__ import annotations
 

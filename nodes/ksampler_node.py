@@ -1,4 +1,4 @@
-"""KSampler (D-ODE): all in one. Finds the best table, or distils one, and samples."""
+"""KSampler (D-ODE): all in one. Finds the best table, or distills one, and samples."""
 
 from __future__ import annotations
 
@@ -7,28 +7,15 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..dode_core.fit.teacher import Teacher
-from ..dode_core.methods import default_method
-from ..dode_core.tables.table import LambdaTable
 from .host import calibrate, models, store
-from .host.common import (
-    CATEGORY,
-    Table,
-    Tables,
-    advanced,
-    cfg_widget,
-    scheduler_widget,
-    steps_widget,
-)
+from .host.common import CATEGORY, Tables
 from .host.live import Live
-from .host.making import Work, find_or_make
-from .host.running import Plan, sample
-from .host.sampling import choose, riding_tables, sample_dode
+from .host.profiling import ProfileWork, find_or_make_profile
+from .host.run_inputs import DISTILL, PLAIN, ksampler_inputs
+from .host.running import SeededLatent, sample
+from .host.sampling import choose, query_of, riding_tables, sample_dode
 from .host.schema import ALIASES, ESSENTIAL, schema
 from .host.telling import Teller, report
-
-PLAIN, DISTILL = "sample without one", "distil one now"
-SOLVER, SAMPLES, BATCH = "ddim", 16, 4  # of a table that is made here
 
 
 class KSampler(io.ComfyNode):
@@ -42,54 +29,10 @@ class KSampler(io.ComfyNode):
             category=CATEGORY,
             description="Samples with the best distilled table that there is for this model, its "
             "noise levels and its cfg, and shows which. Where there is none it samples without, or "
-            "distils one first.",
+            "distills one first.",
             search_aliases=ALIASES,
             essentials_category=ESSENTIAL,
-            inputs=[
-                io.Model.Input("model", tooltip="The model, with its LoRAs."),
-                io.Conditioning.Input("positive", tooltip="What you want to see."),
-                io.Latent.Input("latent_image", tooltip="Empty, or an image to start from."),
-                io.Conditioning.Input(
-                    "negative", optional=True, tooltip="What to avoid. Needed unless cfg is 1."
-                ),
-                Table.Input(
-                    "table", optional=True, tooltip="This table instead of the best there is."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise.",
-                ),
-                steps_widget("Steps to sample in."),
-                cfg_widget(),
-                scheduler_widget(
-                    "Where the noise levels are. A table serves the scheduler that it was made for."
-                ),
-                advanced(
-                    io.Float.Input(
-                        "denoise",
-                        default=1.0,
-                        min=0.0,
-                        max=1.0,
-                        step=0.01,
-                        optional=True,
-                        tooltip="How much of an image is made anew, as in the stock KSampler.",
-                    )
-                ),
-                advanced(
-                    io.Combo.Input(
-                        "no_table",
-                        options=[PLAIN, DISTILL],
-                        default=PLAIN,
-                        optional=True,
-                        tooltip="When this model has no table for these steps: sample with plain "
-                        "DPM-Solver++(2M), or distil a table first, once, and keep it.",
-                    )
-                ),
-            ],
+            inputs=ksampler_inputs(),
             outputs=[
                 io.Latent.Output(display_name="LATENT", tooltip="The denoised latent."),
                 io.String.Output(display_name="report", tooltip="Which table was used, and how."),
@@ -122,39 +65,24 @@ class KSampler(io.ComfyNode):
         live, said = Live(model), []
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
-            resolution = choose(model, sigmas, cfg, carried).resolution
-            if resolution.kind not in ("exact", "slice"):
-                whole = calibrate.schedule(model, scheduler, max(steps, int(steps / denoise)))
-                content = calibrate.prepare_latent(model, latent_image)
-                table, where = cls.distill(guider, content, whole, len(whole) == len(sigmas))
-                said.append(f"distilled now, {where}")
+            resolution = choose(model, query_of(model, sigmas, cfg), carried).resolution
+            if resolution.kind not in ("exact", "slice", "profile"):
+                said.append(f"distilled now, {cls.distill(guider, model, latent_image)}")
         options = {"table": table, "say": said.append}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
-        samples = sample(guider, sampler, sigmas, Plan(latent_image, seed), live)
+        samples = sample(guider, sampler, sigmas, SeededLatent(latent_image, seed), live)
         text = "\n".join(reversed(said))
         return io.NodeOutput(samples, text, ui=report(text))
 
     @classmethod
-    def distill(cls, guider: Any, content: Any, sigmas: Any, full: bool) -> tuple[LambdaTable, str]:
-        """A table for this model and schedule, kept where D-ODE Distill keeps it."""
-        patcher = guider.model_patcher
-        identity = models.identify(patcher, cls.hidden.prompt, cls.hidden.unique_id, guider)
-        settings = calibrate.DistillSettings(
-            SOLVER,
-            Teacher(),
-            SAMPLES,
-            0.25,
-            0,
-            BATCH,
-            guider.cfg,
-            default_method(full),
-        )
-        content = calibrate.emptied(content)
-        work = Work(guider, content, sigmas, settings, identity, store.target(identity))
-        live = Live(patcher, Teller(cls.hidden.unique_id))
-        found = find_or_make(work, live)
+    def distill(cls, guider: Any, model: Any, latent_image: dict[str, Any]) -> str:
+        """A profile of this model and cfg, kept where D-ODE Distill keeps it; where that is."""
+        identity = models.identify(model, cls.hidden.prompt, cls.hidden.unique_id, guider)
+        content = calibrate.emptied(calibrate.prepare_latent(model, latent_image))
+        live = Live(model, Teller(cls.hidden.unique_id))
+        _, where = find_or_make_profile(ProfileWork(guider, content, identity), live)
         live.end()
-        return found
+        return where
 
 
 NODES = [KSampler]

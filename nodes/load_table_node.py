@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..dode_core.errors import DodeError, TableError
-from ..dode_core.solve.solvers import SOLVERS, get_solver
-from ..dode_core.tables.table import LambdaTable
+from ..dode_core.errors import DodeError
+from ..dode_core.solve.solvers import SOLVERS
 from .host import store
 from .host.common import CATEGORY, SOLVER_HELP, Table, advanced
 from .host.telling import report
 
-ANY = "any"
 NO_FILES = "(no table files yet)"
 
 
@@ -40,8 +38,8 @@ class LoadTable(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "solver",
-                    options=[ANY, *SOLVERS],
-                    default=ANY,
+                    options=[store.ANY, *SOLVERS],
+                    default=store.ANY,
                     optional=True,
                     tooltip=f"Which tables of the file to choose from.\n{SOLVER_HELP}",
                 ),
@@ -78,7 +76,7 @@ class LoadTable(io.ComfyNode):
             tables = store.tables_in(store.find_file(file))
         except DodeError as error:
             return str(error)
-        return bool(tables) or f"{file} holds no table; distil one first."
+        return bool(tables) or f"{file} holds no table; distill one first."
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **kwargs: Any) -> str:
@@ -86,29 +84,12 @@ class LoadTable(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, file: str, solver: str = ANY, steps: int = 0, number: int = 1
+        cls, file: str, solver: str = store.ANY, steps: int = 0, number: int = 1
     ) -> io.NodeOutput:
-        table = select(file, solver, steps, number)
+        table = store.select(file, solver, steps, number)
         made_for = f"\nmade for {table.model_name}" if table.model_name else ""
         said = report(table.describe() + made_for)
         return io.NodeOutput(table, table.sigmas.to(torch.float32), ui=said)
-
-
-def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
-    """The ``number``-th newest table of a file with that solver and so many steps."""
-    tables = store.tables_in(store.find_file(file))
-    if solver != ANY:
-        get_solver(solver)
-    left = [
-        table
-        for table in reversed(tables)
-        if solver in (ANY, table.solver) and steps in (0, table.steps)
-    ]
-    if number > len(left):
-        wanted = f"number {number} of solver {solver}, {steps or ANY} steps"
-        there = "; ".join(table.describe() for table in reversed(tables)) or "no table"
-        raise TableError(f"{file} has no {wanted}; it holds: {there}.")
-    return left[number - 1]
 
 
 NODES = [LoadTable]

@@ -117,8 +117,8 @@ def rough_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
 
 @pytest.fixture
 def comfy(comfy_server: ComfyServer) -> ComfyServer:
-    """That server without any table."""
-    for file in comfy_server.models.rglob("*.dode.json"):
+    """That server without any table or profile."""
+    for file in comfy_server.models.rglob("*.dode[.-]*"):
         file.unlink()
     return comfy_server
 

@@ -61,7 +61,7 @@ PLAN = planned("steps", "cfg", "scheduler")
 
 
 def demo() -> Example:
-    """Distil on the demo model, sample, and compare with ComfyUI's own samplers."""
+    """Distill on the demo model, sample, and compare with ComfyUI's own samplers."""
     parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
     emoji = {"subject": "food", "variant": "EDM", "batch_size": 3}
     distill = {**parts, "latent": ["1", 3], **PLAN, "solver": "ddim", "samples": 16}
@@ -146,7 +146,7 @@ def shown(first: int, x: int, title: str) -> dict[str, Node]:
 
 
 def checkpoint() -> Example:
-    """Stable Diffusion 1.5 (or SDXL, or any other): distil once, then the stock KSampler."""
+    """Stable Diffusion 1.5 (or SDXL, or any other): distill once, then the stock KSampler."""
     name = "v1-5-pruned-emaonly-fp16.safetensors"
     url = f"{HUGGING_FACE}/stable-diffusion-v1-5-archive/resolve/main/{name}"
     nodes = loaded(name, "EmptyLatentImage", 512)

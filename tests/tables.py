@@ -114,4 +114,11 @@ def tables(draw: st.DrawFn) -> dode.LambdaTable:
         learned,
         draw(st.integers(0, 2**63 - 1)),
         ahead,
+        None,
+        draw(st.none() | st.just(tuple(sigmas))) if learned else None,
+        draw(
+            st.dictionaries(
+                TEXTS.filter(lambda t: 0 < len(t) <= 50), st.floats(0, 1e200), max_size=3
+            )
+        ),
     )

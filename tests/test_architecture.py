@@ -1,4 +1,4 @@
-"""Who may know whom: read from the source, nothing is imported."""
+"""Who may know whom, and how large things may be: read from the source, nothing is imported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 # The rooms of dode_core from the ground up; modules on the top level are rooms of their own.
@@ -20,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("response",),
     ("reuse",),
     ("methods", "session", "sampler", "report", "step_counts"),
-    ("distillation", "many_tables", "calibration"),
+    ("distillation", "many_tables", "calibration", "shelf"),
     ("demo",),
     ("offline",),
     ("commands",),
@@ -29,9 +31,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # The hosts' own modules, and the folders of ours that stand on them.
 HOSTS = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview"}
 HOSTS |= {"server", "modules", "modules_forge", "gradio", "fastapi", "starlette", "launch"}
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_NODE = 250, 50, 7, 100
 ADAPTERS = {"nodes", "dode_webui", "scripts"}
+OURS = ("nodes", "ComfyUI's nodes")  # an absolute name, and what it is told by
 SOURCES = ("dode_core", "nodes", "dode_webui", "scripts", "benchmarks")
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 FILES = sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -48,14 +53,17 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
+def host(name: str) -> str:
+    """The pack imports itself relatively: an absolute "nodes" is ComfyUI's module of that name."""
+    return "comfy's nodes" if name == "nodes" else name
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Full names of all that a file imports, in functions too; TYPE_CHECKING blocks are left out.
 
     ``from package import name`` gives package.name where that is a module, else package.
     """
     package = list(path.relative_to(ROOT).parts[:-1])
-    # We import ourselves relatively: an absolute "nodes" is ComfyUI's module of that name.
-    ours = ("nodes", "ComfyUI's nodes")
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -64,7 +72,7 @@ def imports_of(path: Path) -> Iterator[str]:
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name.replace(*ours) for alias in node.names)
+            yield from (host(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -74,8 +82,9 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             first = node.args[0]
             if isinstance(first, ast.Constant):
-                relative = first.value[0] == "."
-                yield ".".join(package) + first.value if relative else first.value.replace(*ours)
+                yield (
+                    ".".join(package) + first.value if first.value[0] == "." else host(first.value)
+                )
 
 
 def room_of(module: str) -> str | None:
@@ -153,3 +162,64 @@ def test_what_is_read_is_what_is_there() -> None:
     assert "dode_core.demo.model" in core, "an import inside a function"
     assert any(other == "comfy.samplers" for other in imports_of(ROOT / "nodes/host/sampling.py"))
     assert len(MODULES) > 100 and "torch" not in sys.stdlib_module_names
+
+
+def functions(path: Path) -> Iterator[Function]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def is_declaration(node: Function) -> bool:
+    """Node schemas, lists of widgets and command line options: long, and nothing happens there."""
+    statements = [each for each in node.body if not isinstance(each, ast.Return | ast.Assign)]
+    only_returns = all(isinstance(each, ast.Expr) for each in statements)
+    return node.name == "define_schema" or (only_returns and not branches(node))
+
+
+def branches(node: Function) -> bool:
+    kinds = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Raise)
+    return any(isinstance(each, kinds) for each in ast.walk(node))
+
+
+def is_public(path: Path, node: Function) -> bool:
+    """Whether a signature is one that users write: a name of ``dode_core.__all__``."""
+    init = tree(ROOT / "dode_core" / "__init__.py")
+    for each in init.body:
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__":
+            names = ast.literal_eval(each.value)
+            return node.name in names and room_of(name_of(path)) is not None
+    raise AssertionError("dode_core has no __all__")
+
+
+def is_host_signature(path: Path, node: Function) -> bool:
+    """What a host calls with its own widgets or with k-diffusion's arguments."""
+    adapter = path.relative_to(ROOT).parts[0] in ADAPTERS
+    return adapter and node.name in ("execute", "sample_dode", "run_from_tab")
+
+
+def parameters(node: Function) -> int:
+    every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return len([each for each in every if each.arg not in ("self", "cls")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_sizes(path: Path) -> None:
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    assert count <= MAX_FILE, f"{count} lines"
+    for node in functions(path):
+        if not is_declaration(node):
+            assert lines(node) <= MAX_FUNCTION, f"{node.name} has {lines(node)} lines"
+        if not (is_public(path, node) or is_host_signature(path, node)):
+            count = parameters(node)
+            assert count <= MAX_PARAMETERS, f"{node.name} has {count} parameters"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*_node.py")), ids=lambda p: p.stem)
+def test_nodes_are_short(path: Path) -> None:
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    assert count < MAX_NODE, f"{count} lines"

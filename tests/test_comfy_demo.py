@@ -1,4 +1,4 @@
-"""The demo model in a real ComfyUI server: distil, find the table, sample, compare."""
+"""The demo model in a real ComfyUI server: distill, find the table, sample, compare."""
 
 from __future__ import annotations
 

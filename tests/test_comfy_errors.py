@@ -50,7 +50,7 @@ def basic(source: Source, first: int) -> Nodes:
 
 
 def test_one_sigma(comfy: ComfyServer) -> None:
-    """Too few to distil; to sample, nothing to do."""
+    """Too few to distill; to sample, nothing to do."""
     source = demo()
     graph = {**distill(source), **basic(source, 0)}
     graph["distill"]["inputs"]["sigmas"] = ["split", 0]

@@ -162,7 +162,7 @@ def test_example_runs_as_shipped(front: FrontEnd, comfy: ComfyServer, file: Path
 
 
 def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer) -> None:
-    """While a node distils it shows what is painted and how far it is, in the end its plot."""
+    """While a node distills it shows what is painted and how far it is, in the end its plot."""
     source = demo()
     graph = distill(source, seed=12)
     front.load_prompt({"1": graph["demo"], "2": relinked(graph["distill"])})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from comfy_pack import part, patcher
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.usefixtures("pack")
@@ -107,8 +108,12 @@ def build(recipe: Recipe, bases: list[Any]) -> tuple[Any, Any]:
         )
     if recipe.attention is not None:
         less = recipe.attention
-        model.set_model_attn1_patch(lambda q, k, v, extra_options=None, **more: (q * less, k, v))
-        model.model_options["transformer_options"]["less"] = less
+
+        def block(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            out = extra["original_block"](args)
+            return {**out, "img": out["img"] * less}
+
+        model.set_model_patch_replace(block, "dit", "double_block", 0)
     if recipe.blend is not None:
         share = torch.full((1,), recipe.blend)
         model.set_model_sampler_pre_cfg_function(
@@ -188,9 +193,10 @@ def like(ours: str, theirs: str) -> str:
 
 
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     derandomize=True,
+    phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(one=RECIPES, data=st.data())
@@ -272,18 +278,14 @@ def test_a_mark_that_read_nothing_is_no_mark(bases: list[Any]) -> None:
     assert marks(model(torch.nn.Linear(4, 4, device="meta"))) == ("", "")
 
 
-def test_other_weights_in_one_layer(bases: list[Any]) -> None:
+def test_other_weights_in_one_layer(tmp_path: Path) -> None:
     """A checkpoint with a LoRA merged into one layer is another checkpoint."""
-    weights = part("nodes.host.weights")
-    state = bases[0].model.diffusion_model.joint_blocks[0].x_block.mlp.fc1.weight.data
-    before, kept = print_of(bases[0], None), state.clone()
+    model = patcher(tmp_path)
+    state = model.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1.weight.data
+    before = print_of(model, None)
     state += 0.02 * torch.randn(state.shape, generator=torch.Generator().manual_seed(3))
-    weights._known.clear()
-    try:
-        assert like(print_of(bases[0], None), before) == "another"
-    finally:
-        state.copy_(kept)
-        weights._known.clear()
+    part("nodes.host.weights")._known.clear()
+    assert like(print_of(model, None), before) == "another"
 
 
 def test_strengths_of_zero_and_torch_compile_say_nothing(bases: list[Any]) -> None:

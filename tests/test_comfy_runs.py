@@ -113,7 +113,7 @@ def test_replaced_checkpoint(comfy: ComfyServer) -> None:
     result = run(comfy, ksampler(source, seed=8))
     (line,) = result.said()
     assert line.startswith("exact") and line.endswith(
-        "(from replaced.dode.json, made for another checkpoint: distil it again)"
+        "(from replaced.dode.json, made for another checkpoint: distill it again)"
     )
     report = run(comfy, distill(source)).text()
     assert "saved in checkpoints/replaced.dode.json" in report

@@ -50,7 +50,7 @@ def test_demo(
 ) -> None:
     """A small one: every file is there, and D-DDIM is ahead of DDIM on held-out noise."""
     monkeypatch.setattr(demo, "TEACHER_STEPS", 16)
-    settings = demo.Settings(
+    settings = demo.DemoSettings(
         out=tmp_path, samples=8, held_out=4, nfe=(5,), solvers=("ddim", "heun"), pictures=3
     )
     demo.run_demo(settings)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.emoji import build_data, train
 from benchmarks.emoji import features as feature_net
+from benchmarks.emoji.train_features import load_data
 from dode_core.demo.model import (
     CLASSES,
     NO_CLASS,
@@ -301,7 +302,7 @@ def test_feature_data_holds_out_whole_emoji(tmp_path: Path) -> None:
     base = np.concatenate([np.repeat(np.arange(10), 6), np.arange(10, 40)])  # 30 drawn once
     images = np.zeros((len(base), 32, 32, 3), np.uint8)
     np.savez(tmp_path / "a.npz", images=images, labels=base % 3, base=base * 7)
-    data = feature_net.load_data(tmp_path / "a.npz")
+    data = load_data(tmp_path / "a.npz")
     assert data.emoji.tolist() == [*np.repeat(np.arange(10), 6), *[-1] * 30]
     held_out = {int(b) for b in base[data.held_out.numpy()]}
     assert len(held_out) == 4

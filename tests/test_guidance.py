@@ -24,7 +24,9 @@ def table(
     if learned:
         sigmas[1:-1] *= float(torch.tensor(shift * cfg).exp())
     kind = {"solver": "ddim", "model_fingerprint": "a"} | more
-    return dode.LambdaTable(sigmas=sigmas, lambdas=rows, cfg=cfg, learned_sigmas=learned, **kind)
+    asked = tuple(karras(4).tolist()) if learned else None
+    kind |= {"learned_sigmas": learned, "asked_sigmas": asked}
+    return dode.LambdaTable(sigmas=sigmas, lambdas=rows, cfg=cfg, **kind)
 
 
 @pytest.mark.parametrize("learned", [False, True])

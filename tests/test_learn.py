@@ -36,7 +36,7 @@ from dode_core.learn.student import PATH, Student, robust_weights
 from dode_core.match.resolve import resolve
 from dode_core.session import Session, dense_target
 from dode_core.solve.integrate import State
-from dode_core.solve.noise import from_line, to_line
+from dode_core.solve.noise import from_minus_log_snr, minus_log_snr
 from dode_core.solve.scheme import Scheme
 
 SHAPE = (2, 3, 3)
@@ -178,8 +178,8 @@ def test_the_jacobian_is_the_derivative(
     def residual(p: int, delta: float) -> Tensor:
         nodes, lambdas = list(run.nodes), [list(row) for row in run.lambdas]
         if p < inner:
-            at = to_line(nodes[p + 1], parametrization) + delta
-            nodes[p + 1] = from_line(at, parametrization)
+            at = minus_log_snr(nodes[p + 1], parametrization) + delta
+            nodes[p + 1] = from_minus_log_snr(at, parametrization)
         else:
             k, i = jacobian.places[p - inner]
             lambdas[k][i] += delta
@@ -233,7 +233,7 @@ def test_log_normal_grids(parametrization: str) -> None:
     high = 1.0 if parametrization == "flow" else 80.0
     grid = log_normal(7, high, 0.002, 0.2, 1.1, parametrization)
     assert grid is not None and grid[0] == high and grid[-1] == 0 and len(grid) == 8
-    line = [to_line(sigma, parametrization) for sigma in grid[1:-1]]
+    line = [minus_log_snr(sigma, parametrization) for sigma in grid[1:-1]]
     assert line[2] == pytest.approx(0.2)
     assert [line[i] + line[4 - i] for i in range(3)] == pytest.approx([0.4] * 3)
     assert log_normal(7, high, 0.5, 0.2, 1.1, parametrization) is None

@@ -112,7 +112,7 @@ def test_what_is_said_of_a_table(run: str, table: str, kind: str, said: str | No
     found = compare(run, table)
     assert found.kind == kind
     if said is None:
-        said = "made for another checkpoint: distil it again"
+        said = "made for another checkpoint: distill it again"
     assert found.note == said
 
 

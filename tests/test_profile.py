@@ -37,7 +37,10 @@ def error(table: dode.LambdaTable | None, sigmas: torch.Tensor, solver: str | No
     return rms(dode.sample(model, x, sigmas, table=table, solver=solver, **how) - exact)
 
 
-@pytest.mark.parametrize("steps", [3, 5, 8])
+FORKS = pytest.mark.xfail(reason="forks, docs/benchmarks.md: not yet caught", strict=True)
+
+
+@pytest.mark.parametrize("steps", [3, 5, pytest.param(8, marks=FORKS)])
 def test_own_sigmas_beat_the_plain_solvers(steps: int) -> None:
     table = profile().table(steps)
     grids = [torch.cat([g, g.new_zeros(1)]) for g in _grids(steps)]

@@ -101,7 +101,7 @@ def test_uncalibrated(solver: str, parametrization: str) -> None:
     found = resolve([], sigmas, solver=solver, parametrization=parametrization)
     assert found.kind == "uncalibrated" and found.table is None and found.solver == solver
     assert all(is_natural(found, k) for k in range(len(found.stages)))
-    assert "distil a table for 5 steps" in found.message
+    assert "distill a table for 5 steps" in found.message
 
 
 def test_uncalibrated_solver() -> None:

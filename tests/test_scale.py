@@ -12,7 +12,7 @@ from tables import made_up, tables
 import dode_core as dode
 from dode_core.match.resolve import brings_sigmas, resolve
 from dode_core.match.scale import scaled
-from dode_core.sampler import run, run_resolved
+from dode_core.sampler import of_stages, run_resolved
 from dode_core.solve.stages import plain
 
 
@@ -43,7 +43,7 @@ def test_0_is_the_plain_solver_and_1_the_table(solver: str) -> None:
     assert brings_sigmas(table, grid) and scaled(resolution, grid, 1) is resolution
     model, x = mixture(), randn(2, 2, 3, 3) * grid[0]
     ours = run_resolved(model, x, scaled(resolution, grid, 0.0), disable=True)
-    own = run(model, x, plain(dode.SOLVERS[solver].stages(grid)), disable=True)
+    own = run_resolved(model, x, of_stages(plain(dode.SOLVERS[solver].stages(grid))), disable=True)
     torch.testing.assert_close(ours, own, rtol=1e-9, atol=1e-9)
 
 

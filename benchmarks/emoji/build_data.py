@@ -1,6 +1,6 @@
 """Rebuild the data that the demo network was trained on: ``emoji32.npz``.
 
-    python -m dode_core.demo.build_data --out emoji32.npz
+    python -m benchmarks.emoji.build_data --out emoji32.npz
 
 The images are the 64 px Noto Emoji of the npm package ``emoji-datasource-google`` 16.0.0. It is
 fetched with npm (74 MB) unless ``--package`` names the .tgz or the unpacked folder. Needs Pillow.

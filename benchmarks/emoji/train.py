@@ -1,8 +1,8 @@
 """Train the demo network on the emoji data, on a CPU or a GPU.
 
-    python -m dode_core.demo.train --data emoji32.npz --parametrization ve --minutes 55
+    python -m benchmarks.emoji.train --data emoji32.npz --parametrization ve --minutes 55
 
-``dode_core.demo.build_data`` makes the data. The loss is Karras et al. 2022 (arXiv 2206.00364),
+``benchmarks.emoji.build_data`` makes the data. The loss is Karras et al. 2022 (arXiv 2206.00364),
 table 1, for ``ve``, and the velocity loss of rectified flow (Liu et al. 2022, arXiv 2209.03003)
 for ``flow``, each divided by the variance that the preconditioning leaves to the network.
 """

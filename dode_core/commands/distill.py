@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     """The command and its options."""
     one = commands.add_parser(
         "distill",
-        help="distil tables for diffusers checkpoints or the demo models",
-        description="Distil tables and save them beside each checkpoint. On several GPUs: "
+        help="distill tables for diffusers checkpoints or the demo models",
+        description="Distill tables and save them beside each checkpoint. On several GPUs: "
         "torchrun --nproc-per-node=N -m dode_core distill ... A run that was stopped goes on where "
         "it was: tables that are there already are not made again.",
     )
@@ -82,15 +82,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> None:
-    """Load, distil, save and report one checkpoint."""
-    from ..offline.batch import distil_checkpoint
+    """Load, distill, save and report one checkpoint."""
+    from ..offline.batch import distill_checkpoint
     from ..offline.sources import load
 
     began = time.monotonic()
     loaded = load(source, wanted)
     file = Path(out) if out else loaded.file
     with Bar(label + loaded.name) as bar:
-        made, there = distil_checkpoint(loaded, plan, file, bar.progress)
+        made, there = distill_checkpoint(loaded, plan, file, bar.progress)
     seconds = time.monotonic() - began
     _say(f"{file}: {len(made)} tables made, {there} were there ({seconds:.0f} s)")
     for table in made:
@@ -165,6 +165,6 @@ class Bar:
         self.bar.close()
 
     def progress(self, done: int, total: int, denoised: object) -> None:
-        """What distil calls after every evaluation."""
+        """What distill calls after every evaluation."""
         self.bar.total = total
         self.bar.update(done - self.bar.n)

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .layers import Attention, Level, ResBlock
 
 CLASSES = (
     "smileys",
@@ -33,56 +36,17 @@ NO_CLASS = len(CLASSES)  # the unconditional label, for guidance
 IMAGE_SHAPE = (3, 32, 32)
 
 
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions; the embedding scales and shifts the second normalisation."""
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the network: levels, channels, where attention is; they are in the weights file."""
 
-    def __init__(self, c_in: int, c_out: int, emb: int, groups: int = 8) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.emb = nn.Linear(emb, 2 * c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.emb(emb)[:, :, None, None].chunk(2, 1)
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-
-
-class Attention(nn.Module):
-    """Self-attention over all pixels of one level."""
-
-    def __init__(self, channels: int, heads: int = 2, groups: int = 8) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1)
-        q, k, v = qkv.reshape(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(y.permute(0, 2, 1, 3).reshape(b, h, w, c).permute(0, 3, 1, 2))
-
-
-class Level(nn.Module):
-    """A residual block, and self-attention where the level has it."""
-
-    def __init__(self, c_in: int, c_out: int, emb: int, attention: bool) -> None:
-        super().__init__()
-        self.res = ResBlock(c_in, c_out, emb)
-        self.attn = Attention(c_out) if attention else nn.Identity()
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.attn(self.res(x, emb))
+    channels: int = 48
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = (1,)
+    patch: int = 2
+    emb: int = 128
+    full: int = 12
 
 
 class EmojiUNet(nn.Module):
@@ -93,61 +57,52 @@ class EmojiUNet(nn.Module):
     """
 
     def __init__(
-        self,
-        parametrization: str = "ve",
-        sigma_data: float = 0.6094,
-        channels: int = 48,
-        multipliers: tuple[int, ...] = (1, 2, 2),
-        blocks: int = 1,
-        attention: tuple[int, ...] = (1,),
-        patch: int = 2,
-        emb: int = 128,
-        full: int = 12,
+        self, parametrization: str = "ve", sigma_data: float = 0.6094, **architecture: Any
     ) -> None:
+        """``architecture`` are fields of :class:`Architecture`."""
         super().__init__()
-        self.config: dict[str, Any] = {
-            "parametrization": parametrization,
-            "sigma_data": sigma_data,
-            "channels": channels,
-            "multipliers": list(multipliers),
-            "blocks": blocks,
-            "attention": list(attention),
-            "patch": patch,
-            "emb": emb,
-            "full": full,
-        }
-        self.parametrization, self.sigma_data, self.patch = parametrization, sigma_data, patch
-        freqs = torch.exp(torch.linspace(math.log(0.25), math.log(16.0), emb // 4))
+        a = Architecture(**architecture)
+        sizes = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(a).items()}
+        facts = {"parametrization": parametrization, "sigma_data": sigma_data}
+        self.config: dict[str, Any] = {**facts, **sizes}
+        self.parametrization, self.sigma_data, self.patch = parametrization, sigma_data, a.patch
+        freqs = torch.exp(torch.linspace(math.log(0.25), math.log(16.0), a.emb // 4))
         self.register_buffer("freqs", freqs, persistent=False)
         self.noise_emb = nn.Sequential(
-            nn.Linear(2 * (emb // 4), emb), nn.SiLU(), nn.Linear(emb, emb)
+            nn.Linear(2 * (a.emb // 4), a.emb), nn.SiLU(), nn.Linear(a.emb, a.emb)
         )
-        self.class_emb = nn.Embedding(len(CLASSES) + 1, emb)
-        self.stem = nn.Conv2d(3 * patch * patch, channels, 3, padding=1)
+        self.class_emb = nn.Embedding(len(CLASSES) + 1, a.emb)
+        self.stem = nn.Conv2d(3 * a.patch * a.patch, a.channels, 3, padding=1)
+        c = self._add_levels(a)
+        self.norm_out = nn.GroupNorm(8, c)
+        # A light tail at full resolution: pixel shuffle, mix with the input, two convolutions.
+        self.out = nn.Conv2d(c, a.full * a.patch * a.patch, 3, padding=1)
+        self.tail1 = nn.Conv2d(a.full + 3, a.full, 3, padding=1)
+        self.tail2 = nn.Conv2d(a.full, 3, 3, padding=1)
+        nn.init.zeros_(self.tail2.weight)
+        nn.init.zeros_(self.tail2.bias)
+
+    def _add_levels(self, a: Architecture) -> int:
+        """Down, across and up again; the channels that come out."""
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, c = [channels], channels
-        for i, mult in enumerate(multipliers):
+        skips, c = [a.channels], a.channels
+        for i, mult in enumerate(a.multipliers):
             if i:
                 self.down.append(nn.Conv2d(c, c, 3, 2, 1))
                 skips.append(c)
-            for _ in range(blocks):
-                self.down.append(Level(c, channels * mult, emb, i in attention))
-                c = channels * mult
+            for _ in range(a.blocks):
+                self.down.append(Level(c, a.channels * mult, a.emb, i in a.attention))
+                c = a.channels * mult
                 skips.append(c)
-        self.mid1, self.mid_attn, self.mid2 = ResBlock(c, c, emb), Attention(c), ResBlock(c, c, emb)
-        for i, mult in reversed(list(enumerate(multipliers))):
-            for _ in range(blocks + 1):
-                self.up.append(Level(c + skips.pop(), channels * mult, emb, i in attention))
-                c = channels * mult
+        self.mid1, self.mid_attn = ResBlock(c, c, a.emb), Attention(c)
+        self.mid2 = ResBlock(c, c, a.emb)
+        for i, mult in reversed(list(enumerate(a.multipliers))):
+            for _ in range(a.blocks + 1):
+                self.up.append(Level(c + skips.pop(), a.channels * mult, a.emb, i in a.attention))
+                c = a.channels * mult
             if i:
                 self.up.append(nn.Conv2d(c, c, 3, padding=1))
-        self.norm_out = nn.GroupNorm(8, c)
-        # A light tail at full resolution: pixel shuffle, mix with the input, two convolutions.
-        self.out = nn.Conv2d(c, full * patch * patch, 3, padding=1)
-        self.tail1 = nn.Conv2d(full + 3, full, 3, padding=1)
-        self.tail2 = nn.Conv2d(full, 3, 3, padding=1)
-        nn.init.zeros_(self.tail2.weight)
-        nn.init.zeros_(self.tail2.bias)
+        return c
 
     def network(self, x: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
         """The bare network F(c_in x, c_noise, labels), all at unit scale."""

@@ -38,7 +38,7 @@ def peers() -> dict[str, Sampler]:
     gradient_estimation exist only inside ComfyUI; our plain solvers equal them (the tests compare
     the numbers), so those stand in.
     """
-    from ..sampler import run, sample
+    from ..sampler import of_stages, run_resolved, sample
     from ..solve.solvers import SOLVERS
 
     def plain(name: str) -> Sampler:
@@ -52,7 +52,8 @@ def peers() -> dict[str, Sampler]:
     ) -> Tensor:
         stages = SOLVERS["ddim"].stages(sigmas.tolist())
         rows = [(float(k > 0 and stage.sigma_next > 0),) for k, stage in enumerate(stages)]
-        return run(model, x, stages, extra_args, disable=disable, lambdas=rows)
+        given = of_stages(stages, lambdas=rows)
+        return run_resolved(model, x, given, extra_args, disable=disable)
 
     found: dict[str, Sampler] = {"ipndm": plain("ipndm"), "deis": plain("deis")}
     found["gradient_estimation"] = gradient_estimation

@@ -7,14 +7,14 @@ is named, and a model that gives another output for the same input than before i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CalibrationError, NotFiniteError
-from ..solve.integrate import Denoiser
+from ..solve.integrate import Denoiser, begin_run
 from .memory import InParts
 from .probe import Evaluation, Probe
 
@@ -61,6 +61,10 @@ class CountingModel:
         self._report(denoised)
         return denoised
 
+    def begin_run(self, sigmas: Sequence[float]) -> None:
+        """Pass on which run comes next."""
+        begin_run(self.model.model, sigmas)
+
     def begin(self, phase: str) -> None:
         """Say, in words for users, what the next calls are for, to a progress that takes it."""
         begin = getattr(self.progress, "begin", None)
@@ -72,6 +76,7 @@ class CountingModel:
         self.evaluations += 1
         if (kept := self.probe.kept) is None:
             return
+        self.begin_run([float(kept.sigma[0]), 0.0])
         self.begin("checking that the model is still the same")
         after = self.model(kept.x, kept.sigma, kept.extra_args)
         self._report(after)

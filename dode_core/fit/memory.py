@@ -41,7 +41,7 @@ class InParts:
                 if len(x) == 1:
                     raise CalibrationError(
                         f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
-                        "distil on a smaller latent, or free memory first."
+                        "distill on a smaller latent, or free memory first."
                     ) from None
                 self.most = len(x) // 2
             free_memory()  # outside of the except block, whose traceback keeps tensors alive

@@ -62,5 +62,5 @@ class Probe:
         raise CalibrationError(
             f"The model changed while it was distilled: at sigma {sigma:g} the same "
             f"input gives an output that is {change / max(size, 1e-300):.0%} off; no table was "
-            "made. Keep it loaded and unchanged, and distil again."
+            "made. Keep it loaded and unchanged, and distill again."
         )

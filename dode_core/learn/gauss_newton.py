@@ -1,11 +1,13 @@
 """One round of learning: a Jacobian by finite differences, then quasi-Newton steps on it.
 
-The residual r = x_N - x_teacher, and with less weight those of the states on the way
-(:meth:`Student.path`), depend on the inner nodes and the lambdas. Perturbing one of them re-runs
-the student from there only. Damped Gauss-Newton (Levenberg 1944, Marquardt 1963);
-after each step Broyden's rank-one update (1965) corrects the Jacobian by what the step really did,
-so that several steps, each of one run, follow from one Jacobian, the dear part.
-No backpropagation: any host, any quantised or offloaded model.
+The residuals are :meth:`Student.path`: final state minus teacher's, and with less weight those of
+the states before it. Their parameters are the inner nodes of the grid and the lambdas. One column
+of the Jacobian is one run with one parameter changed, from the first stage that it changes.
+
+A step is damped Gauss-Newton (Levenberg 1944, Marquardt 1963). A Jacobian costs many runs and a
+step one, so several steps are taken with one Jacobian, which Broyden's rank-one update (1965)
+corrects after each by what the step really did. There is no backpropagation, so that any host and
+any quantised or offloaded model can be learned from.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..fit import distributed
-from ..solve.noise import from_line, to_line
+from ..solve.noise import from_minus_log_snr, minus_log_snr
 from ..tables.fields import MAX_LAMBDA
 from .student import Row, Run, Student, robust_weights
 
@@ -31,8 +33,8 @@ WORTH = 0.995  # a step that lowers the error by less ends the round
 
 
 def gaps(nodes: Sequence[float], parametrization: str) -> list[float]:
-    """For every inner node the distance to its nearer neighbour, on the line."""
-    line = [to_line(sigma, parametrization) for sigma in nodes if sigma > 0]
+    """For every inner node the distance to its nearer neighbour, in minus log-SNR."""
+    line = [minus_log_snr(sigma, parametrization) for sigma in nodes if sigma > 0]
     line += [line[-1] - 1.5] * (len(nodes) - len(line))  # 0 lies far below
     return [min(line[j - 1] - line[j], line[j] - line[j + 1]) for j in range(1, len(line) - 1)]
 
@@ -40,7 +42,7 @@ def gaps(nodes: Sequence[float], parametrization: str) -> list[float]:
 def moved(
     nodes: Sequence[float], steps: Sequence[float], parametrization: str, low: float = 0.0
 ) -> list[float]:
-    """Inner nodes moved on the line, by at most MAX_MOVE of the gap to their neighbours.
+    """Inner nodes moved in minus log-SNR, by at most MAX_MOVE of the gap to their neighbours.
 
     None goes below ``low``, unless it lay there.
     """
@@ -48,7 +50,10 @@ def moved(
     room = gaps(nodes, parametrization)
     for sigma, step, gap in zip(nodes[1:-1], steps, room, strict=True):
         step = max(-MAX_MOVE * gap, min(MAX_MOVE * gap, step))
-        to = from_line(to_line(sigma, parametrization) + step, parametrization) if step else sigma
+        to = sigma
+        if step:
+            log = minus_log_snr(sigma, parametrization) + step
+            to = from_minus_log_snr(log, parametrization)
         out.append(max(min(sigma, low), to))
     return [*out, float(nodes[-1])]
 
@@ -57,7 +62,7 @@ def moved(
 class Jacobian:
     """d residual / d parameter, (parameters, samples, elements) float32 on the CPU.
 
-    Parameters: the inner nodes on the line, then the lambdas at ``places`` (stage, column).
+    Parameters: the inner nodes in minus log-SNR, then the lambdas at ``places`` (stage, column).
     """
 
     values: Tensor
@@ -177,7 +182,7 @@ def size(residual: Tensor, weights: Tensor) -> float:
 def _stepped(
     student: Student, run: Run, places: Sequence[tuple[int, int]], wanted: Tensor, low: float
 ) -> tuple[Run, Tensor]:
-    """The run after a step, and the step that was really taken on the line."""
+    """The run after a step, and the step that was really taken in minus log-SNR."""
     inner, kind = len(run.nodes) - 2, student.parametrization
     values = wanted.tolist()
     nodes = moved(run.nodes, values[:inner], kind, low)
@@ -186,7 +191,7 @@ def _stepped(
         lambdas[k][i] = max(-MAX_LAMBDA, min(MAX_LAMBDA, lambdas[k][i] + value))
     taken = wanted.clone()
     for j in range(inner):
-        taken[j] = to_line(nodes[j + 1], kind) - to_line(run.nodes[j + 1], kind)
+        taken[j] = minus_log_snr(nodes[j + 1], kind) - minus_log_snr(run.nodes[j + 1], kind)
     for p, (k, i) in enumerate(places):
         taken[inner + p] = lambdas[k][i] - run.lambdas[k][i]
     return student.run(nodes, lambdas), taken

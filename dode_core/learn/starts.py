@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from ..fit.trajectory import Trajectory, choose_nodes, dense_grid, euler_costs
-from ..solve.noise import from_line, to_line
+from ..solve.noise import from_minus_log_snr, minus_log_snr
 from ..solve.schedules import karras
 from .student import Student
 
@@ -26,7 +26,7 @@ COEFFICIENTS = (1.03, 1.1)  # of the dynamic programme: more nodes late above 1
 RAISED_END = {"ve": 0.1, "flow": 0.08}  # lowest inner sigma of the extra Karras starts
 LONG, LONG_END = 12, {"ve": 0.03, "flow": 0.03}  # steps beyond which one more goes further down
 RAISED_RHO = (7.0, 10.0)
-# (centre, spread) on the line where the search begins, and its first and last step.
+# (centre, spread) in minus log-SNR where the search begins, and its first and last step.
 CENTRES = {"ve": ((0.3, 1.3), (1.0, 1.8)), "flow": ((-0.3, 1.3), (0.7, 1.3))}
 FIRST_STEP, LAST_STEP = (0.4, 0.3), 0.2
 MAX_TRIALS = 16
@@ -38,30 +38,30 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Start:
-    """Nodes to learn from: a grid, and where it looks ahead the sigma it looks at, second."""
+    """Nodes to learn from: the grid, with the look-ahead sigma as the second where ``ahead``."""
 
     nodes: tuple[float, ...]
     ahead: bool = False
 
     @classmethod
     def looking(cls, grid: Sequence[float], parametrization: str, at: float | None = None) -> Start:
-        """The grid with a look ahead at ``at``, or halfway to its second node on the line."""
+        """The grid with a look ahead at ``at``, or halfway to its second node in minus log-SNR."""
         if at is None or not grid[1] < CLEARANCE * at < CLEARANCE**2 * grid[0]:
-            line = [to_line(sigma, parametrization) for sigma in grid[:2]]
-            at = from_line(sum(line) / 2, parametrization)
+            line = [minus_log_snr(sigma, parametrization) for sigma in grid[:2]]
+            at = from_minus_log_snr(sum(line) / 2, parametrization)
         return cls((grid[0], at, *grid[1:]), True)
 
 
 def log_normal(
     steps: int, high: float, low: float, centre: float, spread: float, parametrization: str
 ) -> list[float] | None:
-    """``high``, quantiles (i + 1/2) / steps of N(centre, spread^2) on the line, 0.
+    """``high``, quantiles (i + 1/2) / steps of N(centre, spread^2) in minus log-SNR, 0.
 
     None where the nodes do not fit between ``high`` and ``low``.
     """
     normal = NormalDist(centre, spread)
     line = [normal.inv_cdf((i + 0.5) / steps) for i in reversed(range(steps - 1))]
-    nodes = [from_line(u, parametrization) for u in line]
+    nodes = [from_minus_log_snr(u, parametrization) for u in line]
     if not nodes or nodes[0] > CLEARANCE * high or nodes[-1] * CLEARANCE < low:
         return None
     return [high, *nodes, 0.0]
@@ -70,20 +70,20 @@ def log_normal(
 def resampled(sigmas: Sequence[float], steps: int, parametrization: str) -> list[float] | None:
     """A learned grid at another number of steps.
 
-    Its inner nodes are read as quantiles (i + 1/2) / n on the line, as :func:`log_normal` places
-    them, and interpolated linearly against the normal ones. None where that gives no grid.
+    Its inner nodes are read as quantiles (i + 1/2) / n in minus log-SNR, as :func:`log_normal`
+    places them, and interpolated linearly against the normal ones. None where that gives no grid.
     """
     n = len(sigmas) - 1
     if n < 3 or steps < 2 or sigmas[-1] != 0:
         return None
     scores = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n - 1)]
-    line = [to_line(sigma, parametrization) for sigma in reversed(sigmas[1:-1])]
+    line = [minus_log_snr(sigma, parametrization) for sigma in reversed(sigmas[1:-1])]
     nodes = []
     for i in reversed(range(steps - 1)):
         z = _NORMAL.inv_cdf((i + 0.5) / steps)
         j = min(max(bisect.bisect(scores, z), 1), len(scores) - 1)
         slope = (line[j] - line[j - 1]) / (scores[j] - scores[j - 1])
-        nodes.append(from_line(line[j] + slope * (z - scores[j]), parametrization))
+        nodes.append(from_minus_log_snr(line[j] + slope * (z - scores[j]), parametrization))
     if nodes[0] > CLEARANCE * sigmas[0]:
         return None
     return [float(sigmas[0]), *nodes, 0.0]
@@ -136,14 +136,54 @@ def pattern_search(
     return best if at(best) < math.inf else None
 
 
-def shaped(
-    point: Point, steps: int, high: float, low: float, kind: str, ahead: bool
-) -> Start | None:
-    """The log-normal start of a (centre, spread); None where it has none."""
-    grid = log_normal(steps, high, low, *point, kind) if point[1] > 0.1 else None
-    if grid is None:
-        return None
-    return Start.looking(grid, kind) if ahead else Start(tuple(grid))
+class Trials:
+    """Starts that were tried, each once: the fitted student's typical error on a few samples.
+
+    ``ahead`` runs the starts that look ahead; without it those are never chosen. At most
+    ``budget`` runs, but the errors of what was tried before can be asked for at any time.
+    """
+
+    def __init__(self, plain: Student, ahead: Student | None, budget: float) -> None:
+        self.plain, self.ahead, self.budget = plain, ahead, int(budget)
+        self.errors: dict[Start, float] = {}
+
+    @property
+    def left(self) -> int:
+        return max(0, self.budget - len(self.errors))
+
+    def error(self, start: Start) -> float:
+        student = self.ahead if start.ahead else self.plain
+        if start not in self.errors and student is not None:
+            self.errors[start] = student.typical_error(student.run(start.nodes))
+        return self.errors.get(start, math.inf)
+
+    def best(self, family: Sequence[Start]) -> list[Start]:
+        """The best of as many as the budget lets be tried; none where that is none."""
+        tried = family[: self.left]
+        return [min(tried, key=self.error)] if tried else []
+
+    def best_log_normal(self, sigmas: Sequence[float], low: float) -> list[Start]:
+        """What a pattern search over centre and spread finds; for grids that end at 0."""
+        steps, kind = len(sigmas) - 1, self.plain.parametrization
+
+        def shape(point: Point) -> Start | None:
+            if point[1] <= 0.1:
+                return None
+            grid = log_normal(steps, sigmas[0], low, *point, kind)
+            if grid is None:
+                return None
+            return Start(tuple(grid)) if self.ahead is None else Start.looking(grid, kind)
+
+        def value(point: Point) -> float:
+            start = shape(point)
+            return math.inf if start is None else self.error(start)
+
+        trials = min(MAX_TRIALS, self.left)
+        if sigmas[-1] != 0 or steps <= 2 or trials <= 1:
+            return []
+        found = pattern_search(value, CENTRES[kind], trials)
+        start = None if found is None else shape(found)
+        return [] if start is None else [start]
 
 
 def rank_starts(
@@ -161,41 +201,12 @@ def rank_starts(
     caller brings; ``budget`` is in runs of a student. The best of every family is in the list, the
     given grid always.
     """
-    errors: dict[Start, float] = {}
-    kind, steps = plain.parametrization, len(sigmas) - 1
-
-    def error(start: Start) -> float:
-        student = ahead if start.ahead else plain
-        if start not in errors and student is not None:
-            errors[start] = student.typical_error(student.run(start.nodes))
-        return errors.get(start, math.inf)
-
-    given = Start(tuple(sigmas))
-    families = [
-        [given, *extra],
-        [Start(tuple(grid)) for grid in fixed_starts(plain, trajectories, sigmas, low)],
-    ]
-    if ahead is not None and steps > 1:
-        families[0] += [Start.looking(s.nodes, kind) for s in extra if not s.ahead]
-    kept = []
-    for family in families:
-        family = family[: max(0, int(budget) - len(errors))]
-        if family:
-            kept.append(min(family, key=error))
-
-    def shape(point: Point) -> Start | None:
-        return shaped(point, steps, sigmas[0], low, plain.parametrization, ahead is not None)
-
-    def value(point: Point) -> float:
-        start = shape(point)
-        return math.inf if start is None else error(start)
-
-    trials = min(MAX_TRIALS, int(budget) - len(errors))
-    if sigmas[-1] == 0 and steps > 2 and trials > 1:
-        found = pattern_search(value, CENTRES[kind], trials)
-        if found is not None and (start := shape(found)) is not None:
-            kept.append(start)
-    if not kept:
-        return [given]
-    ranked = sorted(kept, key=error)
+    trials, given = Trials(plain, ahead, budget), Start(tuple(sigmas))
+    brought = [given, *extra]
+    if ahead is not None and len(sigmas) > 2:
+        kind = plain.parametrization
+        brought += [Start.looking(s.nodes, kind) for s in extra if not s.ahead]
+    fixed = [Start(tuple(grid)) for grid in fixed_starts(plain, trajectories, sigmas, low)]
+    kept = trials.best(brought) + trials.best(fixed) + trials.best_log_normal(sigmas, low)
+    ranked = sorted(kept, key=trials.error) or [given]
     return ranked if given in ranked else [*ranked, given]

@@ -161,9 +161,11 @@ class Student:
     def path(self, run: Run) -> Tensor:
         """What learning minimises: the final residual, and PATH times those on the way there.
 
-        shape (fit samples, about twice the elements), float64. A sample forks where its path turns
-        early; a row that mends an early error late is not worth it on new noise. On the way every
-        stage gives one element in as many as there are stages, others at every stage.
+        shape (fit samples, about twice the elements), float64. The states on the way are in it so
+        that a lambda does not learn to undo late what went wrong early: that fits these samples
+        and does not carry over to new noise, where a path that turned early ends at another image.
+        Of the state after stage k only every n-th element is kept, n the number of stages, from
+        the k-th on, and scaled to stand for all of them: it takes an n-th of the memory.
         """
         parts, stages = [self.residuals(run)], len(run.stages)
         for k, (stage, states) in enumerate(zip(run.stages, run.checkpoints[1:], strict=False)):

@@ -22,6 +22,7 @@ class Query:
     cfg: float | None = None
     solver: str | None = None
     channels: int | None = None
+    highest: float | None = None  # the model's highest sigma
 
     def pick(self, tables: Sequence[LambdaTable]) -> Resolution:
         """The best of some tables; those of another solver than the one asked for are left out."""
@@ -33,6 +34,7 @@ class Query:
             cfg=self.cfg,
             parametrization=self.parametrization,
             channels=self.channels,
+            highest=self.highest,
         )
 
 

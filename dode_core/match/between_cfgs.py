@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..solve.noise import from_line, same_sigmas, to_line
+from ..solve.noise import from_minus_log_snr, minus_log_snr, same_sigmas
 from ..solve.stages import LookAhead
 from ..tables.table import LambdaTable
 
 SAME_CFG = 0.005
-MAX_TABLES = 3
+MAX_RELATIVES = 3
 MAX_SHIFT = 0.5  # of the gap to its neighbour: further apart, learned nodes are other solutions
 
 
@@ -21,7 +21,7 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
     """``table`` at a cfg that nobody calibrated, or None where its relatives do not enclose it.
 
     Lagrange's polynomial through the (at most three) relatives nearest in cfg, in every lambda and,
-    for learned sigmas, in every inner sigma on the line where grids are moved, the look ahead's
+    for learned sigmas, in every inner sigma in minus log-SNR, the look ahead's
     and its mean included. Never extrapolates.
     The result claims no errors.
     """
@@ -46,7 +46,7 @@ def _mixed(found: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> Lamb
         inner = torch.stack([_line(other) for other in found])
         if not _close(inner):
             return None
-        nodes = [from_line(u, table.parametrization) for u in (weights @ inner).tolist()]
+        nodes = [from_minus_log_snr(u, table.parametrization) for u in (weights @ inner).tolist()]
         if ahead is not None:
             means = [other.look_ahead.mean for other in found if other.look_ahead]
             mean = weights @ torch.tensor(means, dtype=torch.float64)
@@ -93,7 +93,7 @@ def _nearest(tables: Sequence[LambdaTable], cfg: float) -> list[LambdaTable]:
     above = [table for table in ranked if distance(table) > 0]
     first = [*below[:1], *above[:1]]
     rest = [table for table in ranked if all(table is not other for other in first)]
-    return [*first, *rest][:MAX_TABLES]
+    return [*first, *rest][:MAX_RELATIVES]
 
 
 def _lagrange(nodes: Sequence[float], at: float) -> list[float]:
@@ -111,7 +111,9 @@ def _line(table: LambdaTable) -> Tensor:
     inner = table.sigmas[1:-1].tolist()
     if table.look_ahead is not None:
         inner.insert(0, table.look_ahead.sigma)
-    return torch.tensor([to_line(s, table.parametrization) for s in inner], dtype=torch.float64)
+    return torch.tensor(
+        [minus_log_snr(s, table.parametrization) for s in inner], dtype=torch.float64
+    )
 
 
 def _close(inner: Tensor) -> bool:

@@ -26,7 +26,10 @@ UNCALIBRATED_SOLVER = "dpmpp_2m"  # what a run without any table falls back to
 # learned sigmas do not carry over to other grids at all.
 STEP_RATIO_LIMIT = 1.4
 UNKNOWN_CFG_DISTANCE = 1.0  # a table that does not say its cfg ranks with one that is 1 off
-KINDS = ("exact", "slice", "interpolated", "uncalibrated")
+CARRIED = "carried over"
+KINDS = ("exact", "slice", CARRIED, "interpolated", "uncalibrated")
+# A run that starts lower than this part of the model's highest sigma is no run from pure noise.
+FULL = {"ve": 0.7, "flow": 0.98}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Resolution:
     lambdas: list[Row]
     table: LambdaTable | None
     message: str
+    advice: str = ""  # what would serve, where a table of as many steps would not
     between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
 
 
@@ -51,16 +55,19 @@ def resolve(
     cfg: float | None = None,
     parametrization: str = "ve",
     channels: int | None = None,
+    highest: float | None = None,
 ) -> Resolution:
     """The best that ``tables`` offer for a run over ``sigmas``.
 
     Exact grids come first, then slices, then interpolation; among equals the nearest cfg and then
     the lowest held-out error; between two calibrated cfgs lambdas (and learned sigmas) are
-    interpolated (:mod:`.between_cfgs`). A table with learned sigmas serves every full run of its
-    step count and brings them along: that counts as exact. A table whose look ahead has a mean of
-    other than the latent's ``channels`` is for another model. Without a usable table the solver
-    runs with Adams-Bashforth lambdas. Raises :class:`SigmasError` and, for an unknown solver or one
-    that none of the tables has, :class:`DodeError`.
+    interpolated (:mod:`.between_cfgs`). A table with learned sigmas serves the grid that it was
+    asked for exactly, and brings its own; for another full grid of as many steps, or where nobody
+    knows what was asked for, it is "carried over": its sigmas replace the run's. A table whose look
+    ahead has a mean of other than the latent's ``channels`` is for another model. Without a usable
+    table the solver runs with Adams-Bashforth lambdas, and the message says what would serve;
+    ``highest`` is the model's highest sigma, where known. Raises :class:`SigmasError` and, for an
+    unknown solver or one that none of the tables has, :class:`DodeError`.
     """
     grid = check_sigmas(sigmas)
     _check_solver(solver, tables)
@@ -76,21 +83,29 @@ def resolve(
         key=lambda pair: pair[0],
     )
     if len(grid) < 2 or not ranked:
-        return _uncalibrated(tables, grid, solver, parametrization)
+        return _uncalibrated(tables, grid, solver, parametrization, highest)
     rank, table = ranked[0]
     kind = KINDS[int(rank[0])]
     used = _at_cfg(usable, table, cfg)
-    if kind == "exact" and brings_sigmas(used, grid):
-        stages, rows = used.stages, [tuple(row) for row in used.lambdas.tolist()]
-    else:
-        ahead = used.look_ahead if from_the_first(used, grid) else None
-        stages = used.scheme.stages(grid, ahead)
-        rows = interpolated(used, stages) if kind == "interpolated" else sliced(used, stages)
+    stages, rows = _run(used, kind, grid)
     between_cfgs = used is not table
-    message = f"{kind} table: {table.describe()}" + _cfg_note(table, cfg)
+    message = f"{kind} table: {table.describe()}" + _carried_note(table, kind, grid)
+    message += _cfg_note(table, cfg)
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
-    return Resolution(kind, *how, between_cfgs)
+    return Resolution(kind, *how, between_cfgs=between_cfgs)
+
+
+def _run(table: LambdaTable, kind: str, grid: Sequence[float]) -> tuple[list[Stage], list[Row]]:
+    """The stages of a run over ``grid`` with this table, and a row of lambdas for each."""
+    if kind in ("exact", CARRIED) and brings_sigmas(table, grid):
+        # The run's own ends, to the last bit: guiders look steps up by them.
+        own = [grid[0], *table.sigmas.tolist()[1:-1], grid[-1]]
+        stages = table.scheme.stages(own, table.look_ahead)
+        return stages, [tuple(row) for row in table.lambdas.tolist()]
+    ahead = table.look_ahead if from_the_first(table, grid) else None
+    stages = table.scheme.stages(grid, ahead)
+    return stages, interpolated(table, stages) if kind == "interpolated" else sliced(table, stages)
 
 
 def _check_solver(solver: str | None, tables: Sequence[LambdaTable]) -> None:
@@ -112,16 +127,18 @@ def _rank(table: LambdaTable, grid: Sequence[float], cfg: float | None) -> tuple
     distance = 0.0
     if cfg is not None:
         distance = UNKNOWN_CFG_DISTANCE if table.cfg is None else abs(table.cfg - cfg)
-    if same_sigmas(own, grid) or brings_sigmas(table, grid):
+    if same_sigmas(own, grid) or was_asked_for(table, grid):
         return 0, distance, quality
     if _offset(own, grid) is not None:
         return 1, distance, -table.steps, quality
+    if brings_sigmas(table, grid):
+        return 2, distance, quality
     if not table.paper or table.learned_sigmas:
         return None
     steps = _density(table, grid)
     if steps is None or not 1 / STEP_RATIO_LIMIT <= steps <= STEP_RATIO_LIMIT:
         return None
-    return 2, abs(math.log(steps)), distance, quality
+    return 3, abs(math.log(steps)), distance, quality
 
 
 def brings_sigmas(table: LambdaTable, grid: Sequence[float]) -> bool:
@@ -129,6 +146,12 @@ def brings_sigmas(table: LambdaTable, grid: Sequence[float]) -> bool:
     own = table.sigmas.tolist()
     ends = same_sigmas((own[0], own[-1]), (grid[0], grid[-1]))
     return table.learned_sigmas and len(own) == len(grid) and ends
+
+
+def was_asked_for(table: LambdaTable, grid: Sequence[float]) -> bool:
+    """Whether a table with learned sigmas was distilled for this very grid."""
+    asked = table.asked_sigmas
+    return asked is not None and brings_sigmas(table, grid) and same_sigmas(asked, grid)
 
 
 def _offset(own: Sequence[float], grid: Sequence[float]) -> int | None:
@@ -166,15 +189,44 @@ def _uncalibrated(
     grid: Sequence[float],
     solver: str | None,
     parametrization: str,
+    highest: float | None,
 ) -> Resolution:
     name = solver or UNCALIBRATED_SOLVER
     stages = get_solver(name).stages(grid, parametrization)
     rows = [natural(stage) for stage in stages]
     why = "no table fits these sigmas" if tables else "no table found"
-    message = (
-        f"uncalibrated: {why}, {name} runs without one; distil a table for {len(grid) - 1} steps"
+    known = [float(table.sigmas[0]) for table in tables if table.parametrization == parametrization]
+    top = max([highest or 0.0, *known])
+    advice = _advice(grid, top * FULL[parametrization])
+    message = f"uncalibrated: {why}, {name} runs without one; "
+    message += advice or f"distill a table for {len(grid) - 1} steps"
+    return Resolution("uncalibrated", name, parametrization, stages, rows, None, message, advice)
+
+
+def _advice(grid: Sequence[float], full: float) -> str:
+    """What would serve a part of a schedule, which no table of as many steps does; else ""."""
+    if len(grid) < 2:
+        return "there is nothing to do at one sigma"
+    whole = grid[0] >= full and grid[-1] == 0
+    if grid[0] < grid[-1]:
+        return f"it runs backwards, from sigma {grid[0]:.3g} up; distill on these sigmas"
+    if whole:
+        return ""
+    part = f"starts at sigma {grid[0]:.3g}" if grid[0] < full else ""
+    if grid[-1] > 0:
+        part += (" and " if part else "") + f"ends at sigma {grid[-1]:.3g}"
+    return (
+        f"this run {part}: what serves it is a table of the whole schedule on its own noise levels "
+        '(method "one lambda" or "columns"), or one distilled on these sigmas from an image'
     )
-    return Resolution("uncalibrated", name, parametrization, stages, rows, None, message)
+
+
+def _carried_note(table: LambdaTable, kind: str, grid: Sequence[float]) -> str:
+    if kind != CARRIED:
+        return ""
+    if table.asked_sigmas is None:
+        return "; its file does not say for which schedule, its own noise levels replace this run's"
+    return "; it was made for another schedule, its own noise levels replace this run's"
 
 
 def _at_cfg(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float | None) -> LambdaTable:

@@ -13,6 +13,16 @@ from .resolve import Resolution
 MAX_SCALE = 2.0
 
 
+def without_look_ahead(resolution: Resolution) -> Resolution:
+    """The same run with its first evaluation at its first sigma; as it is where it does that."""
+    stages = resolution.stages
+    if not stages or stages[0].look_ahead is None:
+        return resolution
+    first = replace(stages[0], look_ahead=None)
+    message = f"{resolution.message}; its look ahead is left out: this guider may follow the steps"
+    return replace(resolution, stages=[first, *stages[1:]], message=message)
+
+
 def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Resolution:
     """The same run with ``scale`` times its correction: 0 is the plain solver, 1 the table.
 

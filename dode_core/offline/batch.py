@@ -37,7 +37,7 @@ class Plan:
     again: bool = False
 
 
-def distil_checkpoint(
+def distill_checkpoint(
     loaded: Loaded, plan: Plan, file: Path, progress: Progress | None = None
 ) -> tuple[list[LambdaTable], int]:
     """Make and save the tables that ``file`` lacks; (the new ones, how many were there).

@@ -5,13 +5,14 @@ The rows of ``ddim``, ``ipndm``, ``deis`` and ``dpmpp_2m`` on the grids that peo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import DodeError
-from ..solve.noise import from_line, to_line
+from ..solve.noise import from_minus_log_snr, minus_log_snr
 from ..solve.schedules import exponential, karras
 from ..solve.scheme import Scheme
 from ..tables.fields import Errors
@@ -50,9 +51,12 @@ def usual_grids(profile: Profile, plan: Plan) -> list[list[float]]:
         grids += [karras(n, low, first).tolist() for low in lows]
         grids += [exponential(n, low, first).tolist() for low in lows]
     elif n > 1:
-        top, low = (to_line(v, kind) for v in (first, max(profile.sigma_min, 0.01)))
-        even = [from_line(top + (low - top) * i / (n - 1), kind) for i in range(1, n)]
+        top, low = (minus_log_snr(v, kind) for v in (first, max(profile.sigma_min, 0.01)))
+        even = [from_minus_log_snr(top + (low - top) * i / (n - 1), kind) for i in range(1, n)]
         grids += [[first, *even, 0.0], [first * (1 - i / n) for i in range(n + 1)]]
+        begin = math.acos(2 * min(first, 1.0) - 1)  # a half cosine: the beta schedule's shape
+        angles = [begin + (math.pi - begin) * i / n for i in range(1, n)]
+        grids.append([first, *[(1 + math.cos(angle)) / 2 for angle in angles], 0.0])
     return grids
 
 

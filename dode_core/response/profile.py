@@ -60,7 +60,7 @@ class Profile:
     model_name: str = ""
     model_fingerprint: str = ""
     program: str = PROGRAM
-    _made: dict[Any, LambdaTable] = field(default_factory=dict, repr=False)
+    _made: dict[Any, LambdaTable] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def sigma_max(self) -> float:

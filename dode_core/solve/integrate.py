@@ -82,6 +82,7 @@ def integrate(
     gives the stage's lambdas; then all states take the same affine update.
     """
     keep = history_to_keep(stages)
+    begin_run(model, evaluated(stages))
     for k in range(first, len(stages)):
         stage = stages[k]
         for state in states:
@@ -109,6 +110,24 @@ def complete(
     how: Any = {"watch": watch, "parametrization": parametrization, "first": first}
     for _ in integrate(model, states, stages, choose, **how):
         pass
+
+
+def evaluated(stages: Sequence[Stage]) -> list[float]:
+    """The sigmas that a run asks its model about, each once, in their order, and where it ends."""
+    asked = [stage.look_ahead.sigma if stage.look_ahead else stage.sigma for stage in stages]
+    ends = [stages[-1].sigma_next] if stages else []
+    return list(dict.fromkeys([*asked, *ends]))
+
+
+def begin_run(model: Any, sigmas: Sequence[float]) -> None:
+    """Tell a denoiser which run comes next: its :func:`evaluated` sigmas.
+
+    One that wants to know has a method ``begin_run``; hosts pass the sigmas on to whatever finds
+    its step in them.
+    """
+    told = getattr(model, "begin_run", None)
+    if told is not None:
+        told(sigmas)
 
 
 def noise_guess(x: Tensor, sigma: float, parametrization: str) -> Tensor:

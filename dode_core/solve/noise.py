@@ -34,15 +34,18 @@ def log_snr(sigma: float, parametrization: str) -> float:
     return math.log(alpha(sigma, parametrization) / sigma)
 
 
-def to_line(sigma: float, parametrization: str) -> float:
-    """Where grids are moved and compared: log sigma, or log(sigma / (1 - sigma)) for flow."""
+def minus_log_snr(sigma: float, parametrization: str) -> float:
+    """-log(alpha / sigma): log sigma for ``ve``, log(sigma / (1 - sigma)) for ``flow``.
+
+    Grids are moved and compared in it.
+    """
     return math.log(
         sigma if parametrization == "ve" else sigma / (1 - min(sigma, FLOW_SIGMA_LIMIT))
     )
 
 
-def from_line(u: float, parametrization: str) -> float:
-    """The sigma at a place on the line; see :func:`to_line`."""
+def from_minus_log_snr(u: float, parametrization: str) -> float:
+    """The sigma of a minus log-SNR; see :func:`minus_log_snr`."""
     return math.exp(u) if parametrization == "ve" else 1 / (1 + math.exp(-u))
 
 
@@ -101,18 +104,25 @@ def infer_parametrization(model: object, sigmas: Sequence[float]) -> str:
     """Which parametrisation a denoiser uses when nobody says.
 
     In order: the model's own ``parametrization`` attribute; k-diffusion wrappers' list of
-    ``sigmas`` (flow when its largest is at most 1.0001); a run that starts from noise at sigma 1
-    can only be flow; else ``ve``.
+    ``sigmas`` (flow when its largest is at most 1.0001), but not one that is the run's own grid,
+    as ComfyUI's denoisers have it; a run that starts from noise at sigma 1 can only be flow; else
+    ``ve``.
     """
     named = getattr(model, "parametrization", None)
     if named in PARAMETRIZATIONS:
         return str(named)
     for owner in (model, getattr(model, "inner_model", None)):
         known = getattr(owner, "sigmas", None)
-        if known is not None and len(known):
+        if known is not None and len(known) and not _is_run(known, sigmas):
             largest = known.max() if hasattr(known, "max") else max(known)
             return "flow" if float(largest) <= 1.0001 else "ve"
     return "flow" if abs(sigmas[0] - 1) < 1e-3 else "ve"
+
+
+def _is_run(known: Any, sigmas: Sequence[float]) -> bool:
+    if len(known) != len(sigmas):
+        return False
+    return same_sigmas(known.tolist() if hasattr(known, "tolist") else list(known), sigmas)
 
 
 def same_sigmas(a: Sequence[float], b: Sequence[float], tolerance: float = SAME_SIGMA) -> bool:

@@ -15,7 +15,7 @@ Source: Kim, Tang, Yu, CVPR 2024, arXiv 2309.16421, section 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -153,7 +153,7 @@ def dpmpp_2m(grid: Grid) -> list[Stage]:
     return stages
 
 
-SOLVERS: Mapping[str, Solver] = {
+SOLVERS: dict[str, Solver] = {
     solver.name: solver
     for solver in (
         Solver("ddim", "D-DDIM", "DDIM / Euler", "eps", ddim, first_order=True),

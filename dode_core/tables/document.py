@@ -21,7 +21,7 @@ FORMAT, VERSION = "dode-lambda-tables", 1
 MAX_TABLES = 1000
 MAX_ROWS = 30_000  # of lambdas in all tables of a file; each becomes a stage of about 1 KiB
 MAX_WIDTH = 8  # lambdas a stage
-_OPTIONAL = {"look_ahead", "directions"}
+_OPTIONAL = {"look_ahead", "directions", "asked_sigmas", "peer_errors"}
 Built = TypeVar("Built")
 Build = Callable[[str, Mapping[str, Any]], Built]
 
@@ -59,12 +59,14 @@ def _entry(table: Any) -> dict[str, Any]:
         "parametrization": table.parametrization,
         "sigmas": table.sigmas.tolist(),
         "learned_sigmas": table.learned_sigmas,
+        **({"asked_sigmas": list(table.asked_sigmas)} if table.asked_sigmas else {}),
         **_look_ahead(table),
         "gain": table.gain,
         **({"directions": list(table.directions)} if table.directions else {}),
         "lambdas": table.lambdas.tolist(),
         "zeroed": list(table.zeroed),
         "errors": errors,
+        **({"peer_errors": dict(table.peer_errors)} if table.peer_errors else {}),
         "model": {"name": table.model_name, "fingerprint": table.model_fingerprint},
         "cfg": table.cfg,
         "latent_shape": list(table.latent_shape),
@@ -127,6 +129,10 @@ def _table(entry: Any, where: str, build: Build[Built]) -> Built:
         fields = {key: read(entry[key]) for key, read in _FIELDS.items()}
         if "look_ahead" in entry:
             fields["look_ahead"] = _read_look_ahead(entry["look_ahead"])
+        if "asked_sigmas" in entry:
+            fields["asked_sigmas"] = tuple(_FIELDS["sigmas"](entry["asked_sigmas"]))
+        if "peer_errors" in entry:
+            fields["peer_errors"] = _read_peers(entry["peer_errors"])
         if "directions" in entry:
             fields["directions"] = _read_directions(entry["directions"])
         strict_json.keys(entry["model"], {"name", "fingerprint"}, "model")
@@ -170,6 +176,12 @@ def _read_errors(errors: Any) -> tuple[float | None, ...] | None:
     fit = [strict_json.number(pair["fit"]) for pair in pairs]
     held_out = [strict_json.optional(strict_json.number)(pair["holdout"]) for pair in pairs]
     return *fit, *held_out
+
+
+def _read_peers(errors: Any) -> dict[str, float]:
+    if not isinstance(errors, dict) or not errors:
+        raise TableError('"peer_errors" is no object with errors by name; leave it out.')
+    return {strict_json.text(name): strict_json.number(value) for name, value in errors.items()}
 
 
 def _rows(value: Any) -> list[list[float]]:

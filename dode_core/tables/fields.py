@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..errors import TableError
 from ..solve.directions import MAX_COLUMNS
+from ..solve.noise import same_sigmas
 from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
+MAX_PEERS, MAX_PEER_NAME = 20, 50
+PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,17 @@ class Errors:
         if self.plain_holdout == 0:
             return 1.0
         return self.distilled_holdout / self.plain_holdout
+
+
+def worth(errors: Errors | None, peer: tuple[str, float] | None) -> str:
+    """Held-out error against the best peer's, then against the plain solver's; "" for none."""
+    if errors is None or errors.ratio is None or errors.distilled_holdout is None:
+        return ""
+    plain = f"{errors.ratio:.2f} of plain on held-out samples"
+    if peer is None or peer[1] == 0:
+        return f", error {plain}"
+    name = PEER_LABELS.get(peer[0], peer[0])
+    return f", error {errors.distilled_holdout / peer[1]:.2f} of {name}'s, {plain}"
 
 
 def check_size(lambdas: Tensor) -> None:
@@ -76,3 +90,28 @@ def check_look_ahead(ahead: LookAhead, grid: Sequence[float], learned: bool) -> 
             f"{max(map(abs, ahead.mean), default=0.0):g}; there may be {MAX_CHANNELS} finite "
             f"numbers, at most {MAX_LAMBDA:g}."
         )
+
+
+def check_asked(asked: Sequence[float], grid: Sequence[float], learned: bool) -> None:
+    """As many sigmas as the learned ones, with the same ends. Raises :class:`TableError`."""
+    if not learned:
+        raise TableError("Asked sigmas go with learned ones, but the sigmas are not learned.")
+    ends = same_sigmas((asked[0], asked[-1]), (grid[0], grid[-1]))
+    if len(asked) != len(grid) or not ends:
+        raise TableError(
+            f"The asked sigmas are {len(asked)} from {asked[0]:g} to {asked[-1]:g}; the learned "
+            f"ones are {len(grid)} from {grid[0]:g} to {grid[-1]:g}: they must agree in both."
+        )
+
+
+def check_peers(errors: Mapping[str, float]) -> None:
+    """A few names with finite errors. Raises :class:`TableError`."""
+    named = all(0 < len(name) <= MAX_PEER_NAME for name in errors)
+    if len(errors) > MAX_PEERS or not named:
+        raise TableError(
+            f"There are errors of {len(errors)} other samplers; {MAX_PEERS} are most, with names of"
+            f" {MAX_PEER_NAME} letters."
+        )
+    for name, value in errors.items():
+        if not 0 <= value < math.inf:
+            raise TableError(f"The error of {name} is {value}; it must be a number from 0 up.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import DodeError, TableError
 from .files import SUFFIX
 from .identity import Identity, marks
-from .names import inside
+from .names import cut, fits, inside
 from .presets import load_preset, read_index
 from .table import LambdaTable, load_tables, save_tables
 
@@ -72,16 +72,20 @@ class Library:
         files = self.listing()
         if name not in files:
             raise TableError(
-                f"There is no table file {name!r}; {self.refresh}, or distil one first."
+                f"There is no table file {name!r}; {self.refresh}, or distill one first."
             )
         return files[name]
 
     def fallback_file(self, identity: Identity) -> Path:
         """The table file of a model that cannot have one beside it."""
-        stem = re.sub(r"[^\w.+-]", "_", identity.path.stem if identity.path else identity.name)
         known = marks(identity.fingerprint)
         mark = (known.get("weights") or known.get("file", ""))[:8]
-        return self.own / f"{stem[:100]}-{mark}{SUFFIX}"
+        return self.own / f"{plain_stem(identity)}-{mark}{SUFFIX}"
+
+    def home(self, identity: Identity) -> Path:
+        """Where a model's tables go: beside its checkpoint, where that name is not too long."""
+        beside = sidecar(identity.path) if identity.path else None
+        return beside if beside and fits(beside.name) else self.fallback_file(identity)
 
     def target(self, identity: Identity | None, name: str = "") -> Path:
         """Where a new table goes; ``name`` is a user's own choice of a file in the own folder.
@@ -94,7 +98,7 @@ class Library:
         elif identity is None:
             raise TableError("A table of no known model needs a file name; give one.")
         else:
-            file = sidecar(identity.path) if identity.path else self.fallback_file(identity)
+            file = self.home(identity)
         tables_in(file)
         return file
 
@@ -102,15 +106,19 @@ class Library:
         self, tables: Sequence[LambdaTable], identity: Identity | None, file: Path
     ) -> tuple[Path, str]:
         """Add tables to ``file``, or to the own folder if that can't be written; (where, note)."""
+        fallback = self.fallback_file(identity) if identity else file
+        return self.keep(lambda path: save_tables(path, tables), file, fallback)
+
+    def keep(self, write: Callable[[Path], None], file: Path, fallback: Path) -> tuple[Path, str]:
+        """``write(file)``, or ``write(fallback)`` where that can't be written; (where, note)."""
         try:
-            save_tables(file, tables)
+            write(file)
             return file, ""
         except (TableError, OSError) as error:
-            fallback = self.fallback_file(identity) if identity else file
             unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
             if not unwritable or fallback == file:
                 raise
-            save_tables(fallback, tables)
+            write(fallback)
             reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
             note = f"{file.parent} cannot be written ({reason}), so {self.own_name} was used"
             return fallback, note
@@ -140,6 +148,12 @@ class Library:
         return found
 
 
+def plain_stem(identity: Identity) -> str:
+    """A model's name as the beginning of a file's."""
+    stem = identity.path.stem if identity.path else identity.name
+    return cut(re.sub(r"[^\w.+-]", "_", stem), 100)
+
+
 def preset_files(root: str) -> list[str]:
     """The presets that the index lists and that are there."""
     try:
@@ -158,8 +172,8 @@ def may_serve(file: Path, identity: Identity) -> bool:
     return any(preset.serves(identity.fingerprint) for preset in known)
 
 
-def table_files(root: str) -> list[str]:
-    """The table files below a folder, links followed; each folder is read when it has changed."""
+def table_files(root: str, suffix: str = SUFFIX) -> list[str]:
+    """The files of a kind below a folder, links followed; a folder is read when it has changed."""
     files: list[str] = []
     todo, seen = [root], set()
     while todo:
@@ -169,7 +183,7 @@ def table_files(root: str) -> list[str]:
             if (stat.st_dev, stat.st_ino) in seen and stat.st_ino:
                 continue  # a link that leads back
             seen.add((stat.st_dev, stat.st_ino))
-            here, below = _scan(folder, stat.st_mtime_ns)
+            here, below = _scan(folder, stat.st_mtime_ns, suffix)
         except OSError:
             continue  # not there, or not ours to read
         files += here
@@ -178,11 +192,11 @@ def table_files(root: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def _scan(folder: str, _mtime: int) -> tuple[list[str], list[str]]:
-    """(table files, folders) in one folder."""
+def _scan(folder: str, _mtime: int, suffix: str) -> tuple[list[str], list[str]]:
+    """(files of that kind, folders) in one folder."""
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-    files = [entry.path for entry in visible if entry.name.endswith(SUFFIX) and entry.is_file()]
+    files = [entry.path for entry in visible if entry.name.endswith(suffix) and entry.is_file()]
     return files, [entry.path for entry in visible if entry.is_dir()]
 
 

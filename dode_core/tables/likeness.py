@@ -46,7 +46,7 @@ class Likeness:
         if self.kind == "refused":
             return self._named()[:1]
         if self.kind == "another":
-            return "made for another checkpoint: distil it again", *self._named()
+            return "made for another checkpoint: distill it again", *self._named()
         return self._named()
 
     @property

@@ -19,13 +19,14 @@ from pathlib import Path
 from ..errors import TableError
 
 SECONDS = 30.0
+MAX_NAME_BYTES = 255  # of a file's name on every common file system
 _UNSUPPORTED = {errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of ``path`` (no link). Raises :class:`TableError` when it cannot be had."""
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(_lock_name(path.name))
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquire(path, lock)
@@ -46,6 +47,15 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         _release(handle, lock)
+
+
+def _lock_name(name: str) -> str:
+    """Beside the file, hidden; a hash where the name with its ending would be too long."""
+    plain = f".{name}.lock"
+    if len(os.fsencode(plain)) <= MAX_NAME_BYTES:
+        return plain
+    raw = name.casefold().encode("utf-8", "surrogatepass")
+    return f".dode-{hashlib.sha256(raw).hexdigest()[:16]}.lock"
 
 
 def _acquire(path: Path, lock: Path) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import TableError
 from .files import SUFFIX
+from .locking import MAX_NAME_BYTES
 
 MAX_NAME = 100
 _PLAIN = re.compile(r"[\w+-][\w .+()-]*")
@@ -30,9 +31,23 @@ def file_name(name: object, suffix: str = SUFFIX) -> str:
             f"File name {_shown(name)} is not usable; use letters, digits, spaces and . _ + - ( ) "
             "only."
         )
-    if len((stem + suffix).encode()) > 255 or len(stem) > MAX_NAME:
-        raise TableError(f"File name {_shown(name)} is not usable; {MAX_NAME} letters are most.")
+    if not fits(stem + suffix) or len(stem) > MAX_NAME:
+        raise TableError(
+            f"File name {_shown(name)} is not usable: it is {len(stem)} letters in "
+            f"{len(os.fsencode(stem))} bytes; {MAX_NAME} letters in "
+            f"{MAX_NAME_BYTES - len(suffix)} bytes are most."
+        )
     return stem + suffix
+
+
+def fits(name: str) -> bool:
+    """Whether a file may be called that: the limit is in bytes, of which a letter may take four."""
+    return len(os.fsencode(name)) <= MAX_NAME_BYTES
+
+
+def cut(stem: str, most: int) -> str:
+    """As many letters of a name as fit into ``most`` bytes."""
+    return os.fsencode(stem)[:most].decode(errors="ignore")
 
 
 def inside(folder: str | Path, name: object, suffix: str = SUFFIX) -> Path:

@@ -19,7 +19,15 @@ from ..solve.solvers import get_solver
 from ..solve.stages import LookAhead, Stage
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-from .fields import Errors, check_look_ahead, check_size, check_width
+from .fields import (
+    Errors,
+    check_asked,
+    check_look_ahead,
+    check_peers,
+    check_size,
+    check_width,
+    worth,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +38,10 @@ class LambdaTable:
     one row per model evaluation; with ``gain`` the last column multiplies the newest output.
     ``learned_sigmas``: the inner sigmas were distilled too, so a full run should use them;
     ``look_ahead`` is learned with them.
+    ``asked_sigmas``: the grid that a table with learned sigmas was asked for, whose runs it serves
+    exactly; None where its file does not say.
+    ``peer_errors``: held-out errors of samplers that a user would otherwise have run on the grid
+    that was asked for, by name.
     ``directions`` names what the columns multiply where those are not differences and a gain.
     ``zeroed`` lists stages whose lambda did not help held-out samples and was set to 0.
     ``dropped`` counts samples that were left out because the model's output was not finite.
@@ -58,6 +70,8 @@ class LambdaTable:
     dropped: int = 0
     look_ahead: LookAhead | None = None
     directions: tuple[str, ...] | None = None
+    asked_sigmas: tuple[float, ...] | None = None
+    peer_errors: Mapping[str, float] = field(default_factory=dict)
     stages: list[Stage] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +89,10 @@ class LambdaTable:
         check_width(self.lambdas, self.gain, self.directions)
         if self.look_ahead is not None:
             check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
+        if self.asked_sigmas is not None:
+            asked = check_sigmas(self.asked_sigmas)
+            check_asked(asked, grid, self.learned_sigmas)
+            set_field(self, "asked_sigmas", asked)
         stages = self.scheme.stages(grid, self.look_ahead)
         if len(stages) != len(self.lambdas):
             raise TableError(
@@ -83,6 +101,7 @@ class LambdaTable:
                 "another grid."
             )
         check_size(self.lambdas)
+        check_peers(self.peer_errors)
         if self.cfg is not None and not math.isfinite(self.cfg):
             raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
         set_field(self, "stages", stages)
@@ -154,14 +173,18 @@ class LambdaTable:
             text += ", own sigmas"
         if self.cfg is not None:
             text += f", cfg {self.cfg:g}"
-        if self.errors and self.errors.ratio is not None:
-            text += f", error {self.errors.ratio:.2f} of plain on held-out samples"
+        text += worth(self.errors, self.best_peer)
         if not self.helps:
             text += " (no improvement found: plain solver)"
         if self.dropped:
             of = self.dropped + self.samples_fit + self.samples_holdout
             text += f" ({self.dropped} of {of} samples were not finite)"
         return text
+
+    @property
+    def best_peer(self) -> tuple[str, float] | None:
+        """The name and held-out error of the best sampler that a user would otherwise have run."""
+        return min(self.peer_errors.items(), key=lambda pair: pair[1], default=None)
 
     def save(self, path: str | Path) -> None:
         """Add this table to a ``.dode.json`` file, or replace the one with the same key.
@@ -179,7 +202,7 @@ class LambdaTable:
         """
         tables = load_tables(path)
         if not tables:
-            raise TableError(f"{Path(path).name} holds no table; distil one first.")
+            raise TableError(f"{Path(path).name} holds no table; distill one first.")
         return tables[-1]
 
 
@@ -204,17 +227,6 @@ def save_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
         return raw
 
     files.rewrite(path, merged)
-
-
-def remove_tables(path: str | Path, tables: Sequence[LambdaTable]) -> None:
-    """Take tables out of a file, which stays, if need be without any; atomic, as a save is."""
-    gone = {table.key() for table in tables}
-
-    def without(name: str, raw: bytes | None) -> bytes:
-        found = [] if raw is None else parse_tables(raw, name)
-        return dump_tables([table for table in found if table.key() not in gone])
-
-    files.rewrite(path, without)
 
 
 def parse_tables(raw: bytes, name: str = "table file") -> list[LambdaTable]:

@@ -23,17 +23,20 @@ from torch import Tensor
 
 from ...dode_core.errors import CalibrationError
 from ...dode_core.fit.teacher import Teacher
+from ...dode_core.match.resolve import FULL
 from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
+from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
 from .live import Live
-from .models import parametrization
+from .models import highest_sigma, parametrization
 from .prompts import by_prompt
+from .told import Told
 
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """What to distil, and on how much."""
+    """What to distill, and on how much."""
 
     solver: str
     teacher: Teacher
@@ -54,7 +57,7 @@ class DistillSettings:
 
 
 class DistillSampler:
-    """The sampler function that distils; ``table`` is its result."""
+    """The sampler function that distills; ``table`` is its result."""
 
     def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
         self.settings, self.kind, self.live = settings, kind, live
@@ -69,17 +72,19 @@ class DistillSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distil on the scaled noise ``x``, which is returned as it came."""
+        """Distill on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core.distillation import distill  # not before there is work
 
-        model, extra_args = by_prompt(model, len(x), extra_args or {})
+        inner, extra_args = by_prompt(model, len(x), extra_args or {})
+        told = Told(inner)
+        self.check(told, x, sigmas, extra_args)
         method = get_method(self.settings.method)
         learn_sigmas = method.learn_sigmas
         if learn_sigmas and any(a <= b for a, b in itertools.pairwise(sigmas.tolist())):
             logging.warning("D-ODE: sigmas that do not descend stay as they are.")
             learn_sigmas = False
         self.table = distill(
-            model,
+            told,
             x,
             sigmas,
             self.settings.solver,
@@ -91,20 +96,37 @@ class DistillSampler:
             batch_size=self.settings.batch_size,
             directions=method.directions,
             learn_sigmas=learn_sigmas,
+            peers=("dpmpp_2m", "euler"),
         )
         return x
+
+    def check(self, told: Told, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]) -> None:
+        """What cannot work is said before the work, and what will not help.
+
+        Raises :class:`CalibrationError`.
+        """
+        from ...dode_core.fit.few_step import already_few_step
+        from ...dode_core.fit.steady import check_steady
+
+        grid = check_sigmas(sigmas)
+        check_steady(told, x, grid[0], self.kind, extra_args)
+        if grid[-1] == 0:
+            self.live.note = already_few_step(told, x, grid, self.kind, extra_args)
+            if self.live.note:
+                logging.warning("D-ODE: %s.", self.live.note)
 
 
 def calibrate(
     guider: Any, latent: Any, sigmas: Tensor, settings: DistillSettings, live: Live
 ) -> LambdaTable:
-    """Distil with a guider on noise for ``settings.samples`` copies of a latent.
+    """Distill with a guider on noise for ``settings.samples`` copies of a latent.
 
     latent: the tensor of a LATENT, channels already the model's. sigmas: (steps + 1,).
     Raises :class:`DodeError`, and the host's own exception on interrupt.
     """
     if len(check_sigmas(sigmas)) < 2:
         raise CalibrationError("The schedule has 1 sigma, which makes no step; give at least 2.")
+    check_start(guider.model_patcher, latent, sigmas)
     latent = repeat(latent, settings.samples)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
     calibration = DistillSampler(settings, parametrization(guider.model_patcher), live)
@@ -115,6 +137,23 @@ def calibrate(
     if calibration.table is None:
         raise CalibrationError("The guider did not run the calibration; use another guider.")
     return calibration.table
+
+
+def check_start(patcher: Any, latent: Any, sigmas: Tensor) -> None:
+    """A part of a schedule starts from an image: noise alone is never that clean.
+
+    Raises :class:`CalibrationError` for an empty latent on sigmas that start below the model's.
+    """
+    first, highest = float(sigmas[0]), highest_sigma(patcher)
+    parts = latent.unbind() if latent.is_nested else [latent]
+    empty = not any(part.any() for part in parts)
+    full = FULL[parametrization(patcher)]
+    if empty and highest is not None and first < full * highest and first > float(sigmas[-1]):
+        raise CalibrationError(
+            f"The SIGMAS start at {first:.4g}, below the model's {highest:.4g}, but the latent is "
+            "empty: connect the latent of an image, or SIGMAS of the whole schedule (their table, "
+            'made by the method "one lambda" or "columns", serves parts of it as well).'
+        )
 
 
 def make_guider(
@@ -132,6 +171,23 @@ def make_guider(
     guider = kind(model)
     guider.set_conds(positive, positive if negative is None else negative)
     guider.set_cfg(cfg)
+    return guider
+
+
+def chosen_guider(guider: Any, model: Any, positive: Any, negative: Any, cfg: float) -> Any:
+    """The guider that is connected, or the host's own around what is connected instead."""
+    if guider is None:
+        if model is None or positive is None:
+            missing = "a model" if model is None else "positive"
+            raise CalibrationError(
+                f"{missing} is not connected; connect model, positive and negative, or a GUIDER."
+            )
+        return make_guider(model, positive, negative, cfg)
+    if not (model is None and positive is None and negative is None):
+        raise CalibrationError(
+            "A GUIDER is connected, and a model or conditioning as well; disconnect one of the "
+            "two, so that it is clear what is distilled."
+        )
     return guider
 
 
@@ -179,3 +235,10 @@ def schedule(
         )
     plan = comfy.samplers.KSampler(model, steps, "cpu", sampler or "euler", scheduler, denoise)
     return plan.sigmas.to(torch.float32)
+
+
+def grids(patcher: Any, sigmas: Tensor | None, scheduler: str, steps: str | int) -> list[Tensor]:
+    """The connected sigmas, or the scheduler's for every step count that is asked for."""
+    if sigmas is not None:
+        return [sigmas]
+    return [schedule(patcher, scheduler, n) for n in step_counts(steps)]

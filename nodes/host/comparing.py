@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ...dode_core.fit.teacher import Teacher
 from ...dode_core.match.resolve import Resolution
-from ...dode_core.sampler import run, run_resolved
+from ...dode_core.sampler import of_stages, run_resolved
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.solve.stages import Stage, plain
 from .calibrate import schedule
 from .live import Live
-from .running import Plan, sample
+from .running import SeededLatent, sample
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Job:
+class Contender:
     """What is to run: a name, the host's sampler object, its sigmas and how many steps it shows."""
 
     name: str
@@ -56,7 +56,9 @@ class CountingGuider(comfy.samplers.CFGGuider):
         return super().predict_noise(*args, **kwargs)
 
 
-def jobs(sigmas: Tensor, resolution: Resolution, teacher: Teacher, peer: Job) -> list[Job]:
+def contenders(
+    sigmas: Tensor, resolution: Resolution, teacher: Teacher, peer: Contender
+) -> list[Contender]:
     """Teacher, plain solver, D-ODE and peer."""
     grid, kind = sigmas.tolist(), resolution.parametrization
     fine = teacher.stages(grid, kind)
@@ -70,30 +72,30 @@ def jobs(sigmas: Tensor, resolution: Resolution, teacher: Teacher, peer: Job) ->
         return run_resolved(model, x, resolution, **options)
 
     return [
-        Job("teacher", stages_sampler(fine, kind), sigmas, fine[-1].step + 1),
-        Job(f"plain {name}", stages_sampler(plain(own), kind), sigmas, steps),
-        Job(ours, comfy.samplers.KSAMPLER(resolved), sigmas, steps),
+        Contender("teacher", stages_sampler(fine, kind), sigmas, fine[-1].step + 1),
+        Contender(f"plain {name}", stages_sampler(plain(own), kind), sigmas, steps),
+        Contender(ours, comfy.samplers.KSAMPLER(resolved), sigmas, steps),
         peer,
     ]
 
 
-def peer_job(model: Any, name: str, scheduler: str, steps: int, denoise: float) -> Job:
+def peer_contender(model: Any, name: str, scheduler: str, steps: int, denoise: float) -> Contender:
     """A sampler of the host's menus, on the noise levels that the stock KSampler would give it."""
     sigmas = schedule(model, scheduler, steps, denoise, name)
-    return Job(name, comfy.samplers.sampler_object(name), sigmas, len(sigmas) - 1)
+    return Contender(name, comfy.samplers.sampler_object(name), sigmas, len(sigmas) - 1)
 
 
 def stages_sampler(stages: list[Stage], kind: str) -> Any:
     """The host's sampler object that runs these stages without a table."""
 
     def sampler(model: Any, x: Tensor, sigmas: Tensor, **options: Any) -> Tensor:
-        return run(model, x, stages, parametrization=kind, **options)
+        return run_resolved(model, x, of_stages(stages, kind), **options)
 
     return comfy.samplers.KSAMPLER(sampler)
 
 
 def compare(
-    make_guider: Callable[[], CountingGuider], work: list[Job], plan: Plan, live: Live
+    make_guider: Callable[[], CountingGuider], work: list[Contender], plan: SeededLatent, live: Live
 ) -> list[Entry]:
     """Every run from the same noise, the first being the teacher, with one progress bar."""
     total, done, entries = sum(job.steps for job in work), 0, []

@@ -1,13 +1,13 @@
-"""The widgets of D-ODE Distill."""
+"""What D-ODE Distill takes and gives."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ...dode_core.fit.teacher import MAX_SUBSTEPS, Teacher
-from ...dode_core.methods import METHODS, default_method
+from ...dode_core.methods import EVERY_RUN, METHODS
 from ...dode_core.solve.solvers import SOLVERS
-from .common import SOLVER_HELP, advanced, cfg_widget, scheduler_widget
+from .common import SOLVER_HELP, Table, advanced, cfg_widget, scheduler_widget
 
 TEACHER = Teacher()  # the default, whose values the widgets show
 
@@ -39,8 +39,9 @@ def widgets() -> list[io.Input]:
         io.MultiType.Input(
             io.String.Input("steps", default="8"),
             types=[io.Int],
-            tooltip="Steps that you will sample in: 8, or several: 4-10, or 4-7, 10. Each gets a "
-            "table of its own. Not used when SIGMAS are connected.",
+            tooltip="Steps that you will sample in: 8, or several: 4-10, or 4-7, 10. With "
+            f"{EVERY_RUN!r} you may sample in others as well; every other method makes a table for "
+            "each. Not used when SIGMAS are connected.",
         ),
         cfg_widget(
             "Guidance that you will sample with. 1 leaves the negative out. Not used when "
@@ -49,13 +50,14 @@ def widgets() -> list[io.Input]:
         advanced(
             io.Combo.Input(
                 "method",
-                options=list(METHODS),
-                default=default_method(),
+                options=[EVERY_RUN, *METHODS],
+                default=EVERY_RUN,
                 optional=True,
-                tooltip="columns and sigmas: best quality, for whole images (denoise 1) of this "
-                "step count. one lambda: also for image to image and two-stage sampling, and for "
-                "near step counts; the paper's, a tenth of the work. columns: in between, keeps "
-                "the scheduler's noise levels.",
+                tooltip=f"{EVERY_RUN}: once, for any number of steps, image to image and every "
+                "schedule at this cfg. columns and sigmas: best quality, for whole images (denoise "
+                "1) of these steps, several times the work. one lambda: also for image to image "
+                "and two-stage sampling, and for near step counts; the paper's. columns: in "
+                "between, keeps the scheduler's noise levels.",
             )
         ),
         scheduler_widget(
@@ -152,4 +154,20 @@ def teacher_widgets() -> list[io.Input]:
                 tooltip="Samples in memory at once; halved by itself when memory runs out.",
             )
         ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """What the node gives."""
+    return [
+        Table.Output(
+            display_name="TABLE",
+            tooltip="For D-ODE Sampler; of several step counts all tables, from which "
+            "samplers take theirs.",
+        ),
+        io.Sigmas.Output(
+            display_name="SIGMAS",
+            tooltip="What the table was made for; of several step counts the first.",
+        ),
+        io.String.Output(display_name="report", tooltip="What the node shows, as text."),
     ]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from comfy_api.latest.io import NodeOutput
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
+from .telling import report
 
 
 def summary(table: LambdaTable) -> str:
@@ -59,3 +62,12 @@ def plot(table: LambdaTable) -> tuple[Any, str]:
 def to_tensor(picture: Any) -> Tensor:
     """A PIL image as IMAGE, shape (1, height, width, 3)."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+
+
+def show(tables: Sequence[LambdaTable], text: str, drawn: tuple[Any, str], node: Any) -> NodeOutput:
+    """The tables, the first one's sigmas and the report; ``drawn`` is what :func:`plot` gives."""
+    picture, problem = drawn
+    text += f"\n{problem}" if problem else ""
+    look = report(text, None if picture is None else to_tensor(picture), node)
+    table = list(tables) if len(tables) > 1 else tables[0]
+    return NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)

@@ -25,6 +25,7 @@ class Live:
     def __init__(self, patcher: Any, teller: Teller | None = None) -> None:
         self.bar = comfy.utils.ProgressBar(1)
         self.previewer = make_previewer(patcher)
+        self.note = ""  # what is to be said of the work when it is done
         self.teller = teller
 
     def __call__(self, done: int, total: int, denoised: Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ...dode_core.solve.scheme import Scheme
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
 from . import calibrate, models, store
+from .distill_report import summary
 from .live import Live
 
 
@@ -47,7 +50,20 @@ def find_or_make(
     began = time.monotonic()
     table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
     table, where = keep(table, work)
-    return table, f"{time.monotonic() - began:.1f} s, {where}"
+    said = f"\n{live.note}" if live.note else ""
+    return table, f"{time.monotonic() - began:.1f} s, {where}{said}"
+
+
+def make_all(works: Sequence[Work], live: Live, again: bool) -> tuple[list[LambdaTable], str]:
+    """A table each, and what to say of them; each is saved as soon as it is made."""
+    tables, said = [], []
+    for i, work in enumerate(works):
+        table, where = find_or_make(work, live, reuse=not again, left=len(works) - i)
+        text = f"{summary(table)}\n{where}"
+        logging.info("D-ODE: %s", text.replace("\n", "; "))
+        tables.append(table)
+        said.append(text if len(works) == 1 else f"{table.describe()}; {where}")
+    return tables, "\n".join(said)
 
 
 def find(work: Work) -> store.Stored | None:

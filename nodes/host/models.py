@@ -12,7 +12,14 @@ from .origin import Prompt, path_in_prompt, path_on_model
 from .weights import patches_mark, weights_marks
 from .wrapping import distilled_cfg, guider_mark, options_mark, sampling_marks
 
-__all__ = ["Identity", "guidance", "identify", "known_parametrization", "parametrization"]
+__all__ = [
+    "Identity",
+    "guidance",
+    "highest_sigma",
+    "identify",
+    "known_parametrization",
+    "parametrization",
+]
 
 
 def model_sampling(model: Any) -> Any:
@@ -47,6 +54,12 @@ def known_parametrization(model: Any) -> str | None:
 def parametrization(patcher: Any) -> str:
     """A MODEL's parametrisation."""
     return known_parametrization(patcher) or "ve"
+
+
+def highest_sigma(model: Any) -> float | None:
+    """Where a run from pure noise starts; None where no model's own sampling is to be found."""
+    high = getattr(model_sampling(model), "sigma_max", None)
+    return None if high is None else float(high)
 
 
 def guidance(guider: Any) -> float | None:

@@ -17,7 +17,7 @@ Report = Callable[[int, int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeededLatent:
     """The LATENT to start from and the seed of its noise."""
 
     latent: dict[str, Any]
@@ -25,7 +25,12 @@ class Plan:
 
 
 def sample(
-    guider: Any, sampler: Any, sigmas: Tensor, plan: Plan, live: Live, report: Report | None = None
+    guider: Any,
+    sampler: Any,
+    sigmas: Tensor,
+    plan: SeededLatent,
+    live: Live,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """The denoised LATENT. ``report(done, total, denoised)`` replaces the bar's own progress."""
     report = report or live

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
-from ...dode_core.match.best import Choice, Query, first_of
+from ...dode_core import shelf
+from ...dode_core.match.best import Choice, Query
+from ...dode_core.match.scale import without_look_ahead
 from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
@@ -21,6 +24,7 @@ from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
 from .telling import notice
+from .told import Told, follows_steps
 
 SAMPLER_NAME = "dode"
 RIDING = "dode"  # the key in a MODEL's transformer_options for tables that ride on it
@@ -57,19 +61,25 @@ def sample_dode(
     table: LambdaTable | list[LambdaTable] | None = None,
     solver: str | None = None,
     say: Callable[[str], None] | None = None,
+    keep_schedule: bool = False,
 ) -> Tensor:
-    """Sample with a table: the one given, one riding on the MODEL, or the best for the checkpoint.
+    """Sample with a table: the one given, one riding on the MODEL, or the best for the checkpoint:
+    one that was made for just this run, or what a profile makes of it.
 
     Without any, the plain solver runs with its natural extrapolation. What was used is logged, and
-    told to ``say``.
+    told to ``say``. ``keep_schedule``: see :func:`dode_core.shelf.choose`.
     """
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
     kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
-    how = models.guidance(guider), carried, solver, kind, x.shape[1], guider
-    choice = choose(patcher, sigmas, *how)
-    message = choice.resolution.message + choice.note
+    query = query_of(patcher, sigmas, models.guidance(guider))
+    query = replace(query, parametrization=kind, solver=solver, channels=x.shape[1])
+    choice = choose(patcher, query, carried, guider, keep_schedule)
+    resolution = choice.resolution
+    if follows_steps(guider):
+        resolution = without_look_ahead(resolution)
+    message = resolution.message + choice.note
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
@@ -80,29 +90,35 @@ def sample_dode(
         management.throw_exception_if_processing_interrupted()
         return model(x, sigma, **kwargs)
 
-    return run_resolved(interruptible, x, choice.resolution, extra_args, callback, disable)
+    told = Told(interruptible)
+    return run_resolved(told, x, resolution, extra_args, callback, disable)
+
+
+def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
+    """What a run of this MODEL will ask of tables, before it begins."""
+    kind, highest = models.parametrization(patcher), models.highest_sigma(patcher)
+    return Query(check_sigmas(sigmas), kind, cfg, highest=highest)
 
 
 def choose(
-    patcher: Any,
-    sigmas: Tensor,
-    cfg: float | None,
-    carried: Any = None,
-    solver: str | None = None,
-    parametrization: str | None = None,
-    channels: int | None = None,
-    guider: Any = None,
+    patcher: Any, query: Query, carried: Any = None, guider: Any = None, keep_schedule: bool = False
 ) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
-    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
+    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`;
+    ``keep_schedule``: see :func:`dode_core.shelf.choose`.
     """
-    kind = parametrization or models.parametrization(patcher)
-    query = Query(check_sigmas(sigmas), kind, cfg, solver, channels)
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
-    return first_of(own, lambda: store.find(identity) if identity else [], identity, query.pick)
+    return shelf.choose(
+        query,
+        identity,
+        own,
+        lambda: store.find(identity) if identity else [],
+        lambda: store.find_profiles(identity) if identity else [],
+        keep_schedule,
+    )
 
 
 def riding_tables(model_options: dict[str, Any]) -> Any:

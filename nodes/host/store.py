@@ -11,15 +11,29 @@ from pathlib import Path
 
 import folder_paths
 
+from ...dode_core import shelf
+from ...dode_core.errors import TableError
+from ...dode_core.response.profile import SUFFIX as PROFILE_SUFFIX
+from ...dode_core.response.profile import Profile
+from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.files import SUFFIX
 from ...dode_core.tables.identity import Identity
-from ...dode_core.tables.library import PRESETS, Library, Stored, sidecar, tables_in, version
-from ...dode_core.tables.names import file_name
+from ...dode_core.tables.library import (
+    PRESETS,
+    Library,
+    Stored,
+    sidecar,
+    table_files,
+    tables_in,
+    version,
+)
+from ...dode_core.tables.names import file_name, inside
 from ...dode_core.tables.table import LambdaTable
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 
 FOLDER = "dode"
+ANY = "any"  # solver, number of steps
 BESIDE = ("checkpoints", "diffusion_models")
 
 
@@ -80,15 +94,53 @@ def find_file(name: str) -> Path:
     return library().find_file(name)
 
 
+def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
+    """The ``number``-th newest table of a file with that solver and so many steps."""
+    tables = tables_in(find_file(file))
+    if solver != ANY:
+        get_solver(solver)
+    left = [
+        table
+        for table in reversed(tables)
+        if solver in (ANY, table.solver) and steps in (0, table.steps)
+    ]
+    if number > len(left):
+        wanted = f"number {number} of solver {solver}, {steps or ANY} steps"
+        there = "; ".join(table.describe() for table in reversed(tables)) or "no table"
+        raise TableError(f"{file} has no {wanted}; it holds: {there}.")
+    return left[number - 1]
+
+
 def find(identity: Identity) -> list[Stored]:
     """The tables for a model, newest last."""
     return library().find(identity)
 
 
+def find_profiles(identity: Identity) -> list[shelf.StoredProfile]:
+    """The profiles for a model."""
+    return shelf.find_profiles(library(), identity)
+
+
+def profile_target(name: str) -> Path | None:
+    """The file in models/dode that a user named for a profile; None for no name."""
+    stem = check_name(name)
+    return inside(library().own, stem, PROFILE_SUFFIX) if stem else None
+
+
+def save_profile(
+    profile: Profile, identity: Identity, cfg: float | None, seed: int, file: Path | None = None
+) -> tuple[Profile, Path, str]:
+    """Keep a profile in ``file``, beside the checkpoint or in models/dode; (it, where, a note)."""
+    made = shelf.stamped_profile(profile, identity, cfg, seed)
+    return made, *shelf.save_profile(library(), made, identity, file)
+
+
 def state() -> list[tuple[str, int, int]]:
-    """What changes when any table file does."""
+    """What changes when any table or profile file does."""
+    roots = [root for _, root in library().roots]
+    profiles = [Path(file) for root in roots for file in table_files(root, PROFILE_SUFFIX)]
     versions = []
-    for file in listing().values():
+    for file in (*listing().values(), *profiles):
         with suppress(OSError):  # gone since it was listed
             versions.append(version(file))
     return versions

@@ -13,6 +13,8 @@ from .anything import Walk, some_values
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 16, 32
 PREFIX, COMPILED = "diffusion_model.", "_orig_mod."
+REMEMBERED = 32  # sets of patches
+_patches: dict[tuple[Any, int], str] = {}
 _known: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
 
 
@@ -81,8 +83,21 @@ def patches_mark(patcher: Any) -> str:
     """What LoRAs and merges add, by value: some values of every patch; "" without any.
 
     A merge brings another model's weights ("ModelMergeSimple" and its kin): a patch of several
-    parts, or one that scales the model's own weight.
+    parts, or one that scales the model's own weight. Remembered by the MODEL's own mark for its
+    patches, which every change of them renews.
     """
+    known = getattr(patcher, "patches_uuid", None), len(getattr(patcher, "patches", {}))
+    if known[0] is not None and known in _patches:
+        return _patches[known]
+    found = _patches_mark(patcher)
+    if known[0] is not None:
+        while len(_patches) >= REMEMBERED:
+            _patches.pop(next(iter(_patches)))
+        _patches[known] = found
+    return found
+
+
+def _patches_mark(patcher: Any) -> str:
     walk = Walk([patcher.model])
     words: set[str] = set()
     for key, entries in sorted(

@@ -1,0 +1,196 @@
+"""One calibration for every run: a profile's tables against every built-in sampler.
+
+Resumable: every finished job is in benchmarks/results/profile.json and is not run again. Converged
+samples are kept outside of the repository (``benchmarks/references.py``).
+
+    python dev.py bench profile                           # everything
+    python dev.py bench profile --problems "EDM, cfg 1" --noises 64
+    python dev.py bench profile --report                  # only the table of what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dode_core as dode
+from dode_core.report import text_table
+from dode_core.solve.schedules import exponential, karras
+
+from .common import RESULTS, machine
+from .few_step import load as few_step
+from .problems import LOW, PROBLEMS, Problem
+from .references import STARTS, reference
+
+PATH = RESULTS / "profile.json"
+SAMPLES, SEED = 16, 1
+BUDGETS = {"quick": 64, "best": 300}
+COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
+PART_COUNTS = (3, 4, 6, 8)
+BUILT_IN = ("ddim", "ipndm", "deis", "dpmpp_2m")  # of partial runs; whole runs have the real peers
+BATCH = 32
+
+
+@cache
+def made(name: str, setting: str) -> tuple[dode.Profile, float]:
+    """The problem's profile, and the seconds that it took."""
+    problem = PROBLEMS[name]
+    x, args = problem.noise(SAMPLES, SEED)
+    began = time.perf_counter()
+    found = dode.calibrate(
+        problem.model,
+        x,
+        problem.high,
+        LOW,
+        extra_args=args,
+        parametrization=problem.parametrization,
+        budget=BUDGETS[setting],
+    )
+    return found, time.perf_counter() - began
+
+
+def errors(problem: Problem, begin: Tensor, final: Tensor, sigmas: Any, **how: Any) -> list[float]:
+    """[RMS, median of the samples' RMS] to the converged samples."""
+    _, args = problem.noise(256, 999)
+    out = []
+    for i in range(0, len(begin), BATCH):
+        part = slice(i, i + BATCH)
+        own = {k: v[part] if isinstance(v, Tensor) else v for k, v in args.items()}
+        how = {"disable": True, "parametrization": problem.parametrization} | how
+        out.append(dode.sample(problem.model, begin[part], sigmas, own, **how))
+    off = (torch.cat(out) - final).double().square().flatten(1).mean(1).sqrt()
+    return [float(off.square().mean().sqrt()), float(off.median())]
+
+
+def whole(name: str, setting: str, steps: int, noises: int) -> dict[str, Any]:
+    """One run from pure noise."""
+    profile, seconds = made(name, setting)
+    problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
+    began = time.process_time()
+    table = profile.table(steps)
+    spent = time.process_time() - began
+    found = errors(problem, known.noise, known.final, table.sigmas, table=table)
+    return _job(profile, table, found, noises, seconds) | {"seconds of CPU": spent}
+
+
+def part(name: str, setting: str, start: float, steps: int, noises: int) -> dict[str, Any]:
+    """One run from ``start``, and the built-in rows on usual grids from there."""
+    profile, seconds = made(name, setting)
+    problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
+    begin, table = known.at[start], profile.table(steps, start)
+    found = errors(problem, begin, known.final, table.sigmas, table=table)
+    others = {
+        f"{solver}, {label}": errors(problem, begin, known.final, grid, solver=solver)
+        for label, grid in part_grids(problem, start, steps).items()
+        for solver in BUILT_IN
+    }
+    best = [min(others.values(), key=lambda e: e[i])[i] for i in (0, 1)]
+    return _job(profile, table, found, noises, seconds) | {"built-in": best}
+
+
+def part_grids(problem: Problem, start: float, steps: int) -> dict[str, Tensor]:
+    if problem.parametrization == "flow":
+        even = torch.linspace(start, 0, steps + 1, dtype=torch.float64)
+        grids = {f"shift {s}": s * even / (1 + (s - 1) * even) for s in (1.0, 1.5, 3.0)}
+        grids = {k: torch.cat([even[:1], g[1:] * start / float(g[0])]) for k, g in grids.items()}
+        # A half cosine is what ComfyUI's beta schedule looks like; cut, as its denoise does it.
+        angle = torch.linspace(math.acos(2 * start - 1), math.pi, steps + 1, dtype=torch.float64)
+        cosine = (1 + angle.cos()) / 2
+        cosine[0], cosine[-1] = start, 0.0
+        return (
+            grids
+            | {"cosine": cosine}
+            | {f"exponential {low}": exponential(steps, low, start) for low in (0.03, 0.1)}
+        )
+    lows = (0.002, 0.03, 0.1)
+    grids = {f"karras {low}": karras(steps, low, start) for low in lows}
+    return grids | {f"exponential {low}": exponential(steps, low, start) for low in lows}
+
+
+def _job(
+    profile: dode.Profile, table: dode.LambdaTable, found: list[float], noises: int, seconds: float
+) -> dict[str, Any]:
+    return {
+        "rms": found[0],
+        "median": found[1],
+        "expected": profile.expected(table),
+        "evaluations": profile.evaluations,
+        "noises": noises,
+        "solver": table.solver if not table.gain else "profile",
+        "sigmas": table.sigmas.tolist(),
+        "lambdas": table.lambdas.tolist(),
+        "calibration seconds": seconds,
+    }
+
+
+def load() -> dict[str, Any]:
+    return json.loads(PATH.read_text(encoding="utf-8"))["result"] if PATH.exists() else {}
+
+
+def save(key: str, found: Any) -> None:
+    text = json.dumps({"machine": machine(), "result": load() | {key: found}}, indent=1)
+    temporary = PATH.with_suffix(".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(PATH)
+
+
+def peers(name: str, steps: int) -> list[float] | None:
+    """The best built-in sampler's RMS and median, each in hindsight, on 256 noises."""
+    found = few_step().get(f"{name}/{steps}/peers")
+    if found is None:
+        return None
+    return [min(f[m] for f in found.values() if m in f) for m in ("rms", "median")]
+
+
+def report() -> None:
+    """Print every run against the best built-in sampler, and the geometric means."""
+    rows, ratios = [], {}
+    for key, job in load().items():
+        name, setting, run = key.split("/")
+        kind = "part" if " from " in run else "whole"
+        other = job.get("built-in") or peers(name, int(run))
+        cells = [f"{job['rms']:.4f} / {job['median']:.4f}", f"{job['expected']:.4f}"]
+        if other is not None:
+            two = [job[m] / o for m, o in zip(("rms", "median"), other, strict=True)]
+            ratios.setdefault((name, setting, kind), []).extend(two)
+            cells.append(f"{two[0]:.2f} / {two[1]:.2f}")
+        rows.append([f"{name}, {run}", setting, *cells, str(job["noises"])])
+    print(text_table(["run", "setting", "RMS / median", "expected", "to built-in", "noises"], rows))
+    for key, values in ratios.items():
+        mean = math.exp(sum(map(math.log, values)) / len(values))
+        print(f"{', '.join(key)}: geometric mean {mean:.2f}, worst {max(values):.2f}")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(prog="profile")
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--settings", nargs="+", choices=BUDGETS, default=list(BUDGETS))
+    parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
+    parser.add_argument("--parts", nargs="*", type=int, default=list(PART_COUNTS))
+    parser.add_argument("--noises", type=int, default=256)
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    args = parser.parse_args(arguments)
+    jobs = [] if args.report else [(p, s) for s in args.settings for p in args.problems]
+    for name, setting in jobs:
+        for steps in args.counts:
+            if (key := f"{name}/{setting}/{steps}") not in load():
+                save(key, whole(name, setting, steps, args.noises))
+        for start in STARTS[PROBLEMS[name].parametrization]:
+            for steps in args.parts:
+                if (key := f"{name}/{setting}/{steps} from {start:g}") not in load():
+                    save(key, part(name, setting, start, steps, args.noises))
+    report()
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -1,0 +1,216 @@
+"""Profiles beside their checkpoints, and the run that one of them serves.
+
+A profile's file is ``<checkpoint>.<cfg>-<mark>.dode-profile``, beside the checkpoint or in the
+host's own folder; the mark is of all that the model is known by, so that no other's is overwritten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from .errors import DodeError, SigmasError
+from .match.best import Choice, Query, first_of
+from .match.resolve import Resolution
+from .response.profile import SUFFIX, Profile
+from .tables.identity import Identity, digest
+from .tables.library import Library, Stored, plain_stem, table_files, version
+from .tables.likeness import compare
+from .tables.table import LambdaTable
+
+UNKNOWN_CFG_DISTANCE = 1.0  # a profile that does not say its cfg ranks with one that is 1 off
+SAME_CFG = 0.005
+PEER = "dpmpp_2m"  # what a user would have run: its plain rows on the host's own grid
+
+
+@dataclass(frozen=True)
+class StoredProfile:
+    """A profile and the file it is in."""
+
+    profile: Profile
+    file: Path
+
+
+def profile_file(
+    library: Library, identity: Identity, cfg: float | None, own: bool = False
+) -> Path:
+    """Where a profile of this model at this cfg lies: beside its checkpoint, or (``own``, and for
+    models without a file) in the host's own folder.
+    """
+    guidance = "any" if cfg is None else f"cfg{cfg:g}"
+    name = f"{plain_stem(identity)}.{guidance}-{digest([identity.fingerprint])[:8]}{SUFFIX}"
+    folder = library.own if own or identity.path is None else identity.path.parent
+    return folder / name
+
+
+def stamped_profile(
+    profile: Profile, identity: Identity, cfg: float | None, seed: int | None
+) -> Profile:
+    """The profile with what it was made for."""
+    return replace(
+        profile,
+        model_name=identity.name,
+        model_fingerprint=identity.fingerprint,
+        cfg=cfg,
+        seed=seed,
+    )
+
+
+def save_profile(
+    library: Library, profile: Profile, identity: Identity, file: Path | None = None
+) -> tuple[Path, str]:
+    """(where a stamped profile went, a note); ``file`` is a user's own choice.
+
+    Replaces only the profile of this very model and cfg. Raises :class:`TableError`.
+    """
+    if file is not None:
+        return library.keep(profile.save, file, file)
+    beside, own = [profile_file(library, identity, profile.cfg, own) for own in (False, True)]
+    return library.keep(profile.save, beside, own)
+
+
+def find_profiles(library: Library, identity: Identity) -> list[StoredProfile]:
+    """The profiles that were made for these weights, whatever was put on them.
+
+    A file that is not valid is named in the log and does not keep others from being found.
+    """
+    roots = [root for _, root in library.roots]
+    if identity.path is not None:
+        roots.append(str(identity.path.parent))
+    found = []
+    for name in dict.fromkeys(file for root in roots for file in table_files(root, SUFFIX)):
+        file = Path(name)
+        try:
+            profile = _load(*version(file))
+        except OSError:
+            continue  # gone since it was listed
+        except DodeError as error:
+            logging.warning("D-ODE: %s It is left out.", error)
+            continue
+        if identity.same_model(profile.model_fingerprint):
+            found.append(StoredProfile(profile, file))
+    return found
+
+
+@lru_cache(maxsize=16)
+def _load(path: str, _mtime: int, _size: int) -> Profile:
+    return Profile.load(path)
+
+
+def find_same_profile(
+    stored: Sequence[StoredProfile], identity: Identity, cfg: float | None, shape: tuple[int, ...]
+) -> StoredProfile | None:
+    """The profile that a calibration would only make again: every mark, cfg and shape agree."""
+    for each in stored:
+        alike = compare(identity.fingerprint, each.profile.model_fingerprint).kind == "same"
+        if alike and _distance(each.profile, cfg) < SAME_CFG and each.profile.latent_shape == shape:
+            return each
+    return None
+
+
+def choose(
+    query: Query,
+    identity: Identity | None,
+    own: Sequence[LambdaTable],
+    stored: Callable[[], Sequence[Stored]],
+    profiles: Callable[[], Sequence[StoredProfile]],
+    keep_schedule: bool = False,
+) -> Choice:
+    """What a run uses: a table that was made for just this run, else a profile, else what fits.
+
+    ``own`` tables (connected, pinned) come first wherever they serve. With ``keep_schedule`` a
+    profile's rows are for the run's own grid; otherwise it brings its sigmas, from the run's first
+    to its last.
+    """
+    found = first_of(own, stored, identity, query.pick)
+    served = found.resolution.table is not None
+    if served and (own and any(found.resolution.table is table for table in own)):
+        return found
+    if served and found.resolution.kind in ("exact", "slice") and not found.doubts:
+        return found
+    if identity is None:
+        return found
+    made, why = serve(profiles(), identity, query, keep_schedule)
+    if made is None:
+        return replace(found, doubts=(*found.doubts, why)) if why and not served else found
+    refused = found.doubts[:1] if own else ()
+    return replace(made, doubts=(*refused, *made.doubts))
+
+
+def serve(
+    stored: Sequence[StoredProfile], identity: Identity, query: Query, keep_schedule: bool = False
+) -> tuple[Choice | None, str]:
+    """(what the nearest profile makes of a run, or None; why none of those that are there serves).
+
+    The nearest is the one with the fewest differences in what is on the model, then in cfg.
+    """
+    ranked = []
+    for each in stored:
+        likeness = compare(identity.fingerprint, each.profile.model_fingerprint)
+        if likeness.kind != "refused" and _takes(each.profile, query):
+            key = likeness.distance, _distance(each.profile, query.cfg)
+            ranked.append((key, likeness.doubts, each))
+    why = ""
+    for (_, far), doubts, each in sorted(ranked, key=lambda item: item[0]):
+        try:
+            table = table_for(each.profile, query.grid, keep_schedule)
+        except SigmasError as error:
+            why = f"{each.file.name} does not serve this run: {str(error).rstrip('.')}"
+            continue
+        if far > SAME_CFG and each.profile.cfg is not None and query.cfg is not None:
+            doubts = (*doubts, f"made at cfg {each.profile.cfg:g}, this run uses {query.cfg:g}")
+        return Choice(_resolution(each.profile, table, query), each.file, doubts), ""
+    return None, why
+
+
+def _takes(profile: Profile, query: Query) -> bool:
+    channels = len(profile.mean or ())
+    return (
+        profile.parametrization == query.parametrization
+        and query.solver in (None, "ddim")
+        and (not channels or query.channels in (None, channels))
+    )
+
+
+def _distance(profile: Profile, cfg: float | None) -> float:
+    if profile.cfg is None or cfg is None:
+        return 0.0 if profile.cfg == cfg else UNKNOWN_CFG_DISTANCE
+    return abs(profile.cfg - cfg)
+
+
+def table_for(profile: Profile, grid: Sequence[float], keep_schedule: bool = False) -> LambdaTable:
+    """The profile's table for a run over ``grid``. Raises :class:`SigmasError`.
+
+    A run that ends above 0 (leftover noise, the first of two experts) keeps its grid.
+    """
+    if len(grid) < 2:
+        raise SigmasError("the run has one sigma, which makes no step")
+    if keep_schedule or grid[-1] > 0:
+        return profile.table(sigmas=grid)
+    return profile.table(len(grid) - 1, float(grid[0]))
+
+
+def _resolution(profile: Profile, table: LambdaTable, query: Query) -> Resolution:
+    grid, whole = query.grid, abs(query.grid[0] / profile.sigma_max - 1) < 1e-3
+    message = f"profile: {len(grid) - 1} steps" + ("" if whole else f" from sigma {grid[0]:.4g}")
+    message += ", on its own noise levels" if table.learned_sigmas else ", on your schedule"
+    message += closer(profile, table, grid)
+    rows = [tuple(row) for row in table.lambdas.tolist()]
+    return Resolution(
+        "profile", table.solver, table.parametrization, table.stages, rows, table, message
+    )
+
+
+def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
+    """What it expects against DPM++ 2M on the host's grid, in words; empty where it can't say."""
+    try:
+        plain = profile.expected_plain(PEER, grid)
+        ours = profile.expected(table)
+    except DodeError:
+        return ""
+    if not 0 < ours < plain:
+        return ""
+    return f", expected {1 - ours / plain:.0%} closer to the many-step image than DPM++ 2M"

@@ -1,0 +1,134 @@
+"""Distilling once: a profile of a MODEL at its cfg, from which every later run is served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...dode_core.errors import CalibrationError
+from ...dode_core.response.profile import Profile
+from ...dode_core.shelf import StoredProfile, find_same_profile
+from . import calibrate, models, store
+from .live import Live
+from .prompts import by_prompt
+
+LEAST_SAMPLES = 8  # of a profile; fewer say too little
+
+
+@dataclass(frozen=True)
+class ProfileWork:
+    """What a profile is made of. ``latent``: the tensor of a LATENT, channels the model's."""
+
+    guider: Any
+    latent: Any
+    identity: models.Identity
+    samples: int = 16
+    holdout: float = 0.25
+    seed: int = 0
+    batch_size: int = 4
+    file: Path | None = None  # the user's own choice: profiles elsewhere do not count
+
+    @property
+    def cfg(self) -> float | None:
+        return models.guidance(self.guider)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return () if self.latent.is_nested else tuple(self.latent.shape[1:])
+
+
+class ProfileSampler:
+    """The sampler function that calibrates; ``profile`` is its result."""
+
+    def __init__(self, work: ProfileWork, live: Live) -> None:
+        self.work, self.live = work, live
+        self.profile: Profile | None = None
+
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Any = None,
+        disable: bool | None = None,
+    ) -> Tensor:
+        """Calibrate on the scaled noise ``x``, which is returned as it came."""
+        from ...dode_core import calibration  # not before there is work
+
+        model, extra_args = by_prompt(model, len(x), extra_args or {})
+        high, low = sigmas.tolist()[:2]
+        self.profile = calibration.calibrate(
+            model,
+            x,
+            high,
+            low,
+            extra_args=extra_args,
+            parametrization=models.parametrization(self.work.guider.model_patcher),
+            holdout=self.work.holdout,
+            progress=self.live,
+            batch_size=self.work.batch_size,
+        )
+        return x
+
+
+def sigma_range(patcher: Any) -> tuple[float, float]:
+    """A MODEL's own first and last sigma, whatever the scheduler."""
+    sampling = patcher.get_model_object("model_sampling")
+    return float(sampling.sigma_max), float(sampling.sigma_min)
+
+
+def make_profile(work: ProfileWork, live: Live) -> Profile:
+    """Calibrate with a guider. Raises :class:`DodeError`, and the host's own on interrupt."""
+    if work.samples < LEAST_SAMPLES:
+        raise CalibrationError(
+            f"{work.samples} samples are too few to serve any number of steps; use "
+            f"{LEAST_SAMPLES} or more, or another method."
+        )
+    high, low = sigma_range(work.guider.model_patcher)
+    latent = calibrate.repeat(work.latent, work.samples)
+    noise = comfy.sample.prepare_noise(latent, work.seed)
+    sampler = ProfileSampler(work, live)
+    sigmas = torch.tensor([high, low, 0.0])
+    calibrate.reserving(work.guider, work.batch_size).sample(
+        noise,
+        latent,
+        comfy.samplers.KSAMPLER(sampler),
+        sigmas,
+        disable_pbar=True,
+        seed=work.seed,
+    )
+    if sampler.profile is None:
+        raise CalibrationError("The guider did not run the calibration; use another guider.")
+    return sampler.profile
+
+
+def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> tuple[Profile, str]:
+    """(a profile, what was done for it)."""
+    found = find(work) if reuse else None
+    if found is not None:
+        return found.profile, f"found in {store.shown(found.file)}, nothing to do"
+    if live.teller is not None:
+        live.teller.part("distilling for any number of steps")
+    began = time.monotonic()
+    profile = make_profile(work, live)
+    how = work.identity, work.cfg, work.seed, work.file
+    profile, file, note = store.save_profile(profile, *how)
+    where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
+    return profile, f"{time.monotonic() - began:.1f} s, {where}"
+
+
+def find(work: ProfileWork) -> StoredProfile | None:
+    """The profile that is there already."""
+    stored = store.find_profiles(work.identity)
+    if work.file is not None:
+        stored = [each for each in stored if each.file == work.file]
+    return find_same_profile(stored, work.identity, work.cfg, work.shape)

@@ -1,0 +1,121 @@
+"""Distil once on the real server: any steps, denoise, start and end step afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from comfy_graphs import Source, demo, distill, ksampler, node, rms, run, saved, table_files
+from hosts.comfy import ComfyServer
+
+import dode_core as dode
+
+
+def once(source: Source, **settings: object) -> dict:
+    """D-ODE Distill for any number of steps."""
+    plan = {"samples": 8, "method": "any steps", "seed": 3, "steps": "6", "cfg": 2.0, **settings}
+    return distill(source, **plan)
+
+
+def profile_files(server: ComfyServer) -> list[Path]:
+    return sorted(server.models.rglob("*.dode-profile"))
+
+
+@pytest.fixture(scope="module")
+def profiled(comfy_server: ComfyServer) -> ComfyServer:
+    """A server on which the demo model was distilled once."""
+    for file in (*table_files(comfy_server), *profile_files(comfy_server)):
+        file.unlink()
+    report = run(comfy_server, once(demo(batch=4))).text()
+    assert "ready for any number of steps" in report and "saved in" in report
+    assert "6 steps" in report and "closer to the many-step image than DPM++ 2M" in report
+    assert "measured" in report and "lambda" not in report
+    (file,) = profile_files(comfy_server)
+    assert dode.Profile.load(file).cfg == 2.0
+    return comfy_server
+
+
+def advanced(source: Source, key: str, sampler: str, **settings: object) -> dict:
+    """The stock KSamplerAdvanced, its latent saved."""
+    plan = {
+        **{"add_noise": "enable", "noise_seed": 5, "steps": 8, "cfg": 2.0, "scheduler": "karras"},
+        **{"start_at_step": 0, "end_at_step": 8, "return_with_leftover_noise": "disable"},
+        **settings,
+    }
+    sample = node("KSamplerAdvanced", **{**source.parts(), "sampler_name": sampler, **plan})
+    return {**source.nodes, key: sample, **saved(key)}
+
+
+@pytest.mark.parametrize("steps", [4, 7, 13])
+def test_any_number_of_steps(profiled: ComfyServer, steps: int) -> None:
+    source = demo(batch=4)
+    result = run(
+        profiled,
+        ksampler(source, "ours", steps=steps),
+        ksampler(source, "peer", "dpmpp_2m", steps=steps),
+        ksampler(source, "goal", "heun", steps=60),
+    )
+    assert f"D-ODE: profile: {steps} steps" in result.log
+    goal = result.latent("goal")
+    assert rms(result.latent("ours"), goal) < rms(result.latent("peer"), goal)
+
+
+def test_another_schedule_is_served_as_well(profiled: ComfyServer) -> None:
+    result = run(profiled, ksampler(demo(), "k", steps=6, scheduler="simple"))
+    assert "D-ODE: profile: 6 steps, on its own noise levels" in result.log
+
+
+def test_image_to_image(profiled: ComfyServer) -> None:
+    """From an image that was made in many steps, half made anew."""
+    source = demo(batch=4)
+    image = ksampler(source, "image", "heun", steps=40)
+    from_it = Source(image, *source.parts().values())
+    from_it = Source(image, source.model, source.positive, source.negative, ["image", 0])
+    result = run(
+        profiled,
+        ksampler(from_it, "ours", steps=5, denoise=0.5, seed=9),
+        ksampler(from_it, "peer", "dpmpp_2m", steps=5, denoise=0.5, seed=9),
+        ksampler(from_it, "goal", "heun", steps=60, denoise=0.5, seed=9),
+    )
+    assert "D-ODE: profile: 5 steps from sigma" in result.log
+    goal = result.latent("goal")
+    assert rms(result.latent("ours"), goal) < 1.2 * rms(result.latent("peer"), goal)
+
+
+def test_start_and_end_steps(profiled: ComfyServer) -> None:
+    """A run in two parts: the first ends above 0 and keeps its schedule, the second goes on."""
+    source = demo(batch=2)
+    first = advanced(source, "first", "dode", end_at_step=4, return_with_leftover_noise="enable")
+    second = Source(first, source.model, source.positive, source.negative, ["first", 0])
+    result = run(profiled, advanced(second, "second", "dode", add_noise="disable", start_at_step=4))
+    said = "\n".join(result.said())
+    assert "profile: 4 steps, on your schedule" in said
+    assert "profile: 4 steps from sigma" in said
+    assert result.latent("second").isfinite().all()
+
+
+def test_it_is_found_again_and_made_for_another_cfg(profiled: ComfyServer) -> None:
+    assert "nothing to do" in run(profiled, once(demo(batch=4), steps="9")).text()
+    other = run(profiled, ksampler(demo(), "k", steps=6, cfg=3.0)).log
+    assert "made at cfg 2, this run uses 3" in other
+
+
+def test_a_table_for_just_this_run_comes_first(profiled: ComfyServer) -> None:
+    run(profiled, distill(demo(), steps="6", scheduler="karras", method="one lambda"))
+    try:
+        assert "exact table" in run(profiled, ksampler(demo(), "k", steps=6)).log
+        assert "profile: 7 steps" in run(profiled, ksampler(demo(), "k", steps=7)).log
+    finally:
+        for file in table_files(profiled):
+            file.unlink()
+
+
+def test_a_damaged_profile_is_named_and_left_out(profiled: ComfyServer) -> None:
+    (file,) = profile_files(profiled)
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:1000])
+        result = run(profiled, ksampler(demo(), "k", steps=6, seed=77))
+        assert "It is left out" in result.log and "uncalibrated" in result.log
+    finally:
+        file.write_bytes(whole)

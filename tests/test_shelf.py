@@ -1,0 +1,168 @@
+"""Profiles beside their checkpoints: where they lie, which serves a run, what comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from problems import karras, mixture, randn
+
+import dode_core as dode
+from dode_core import shelf
+from dode_core.match.best import Query
+from dode_core.tables.identity import Identity
+from dode_core.tables.library import Library, Stored
+
+HIGH, LOW = 15.0, 0.03
+MODEL = mixture("ve", (2, 4, 4))
+
+
+@pytest.fixture(scope="module")
+def profile() -> dode.Profile:
+    x = randn(8, 2, 4, 4, seed=5) * HIGH
+    return dode.calibrate(MODEL, x, HIGH, LOW, parametrization="ve")
+
+
+def who(path: Path | None, patches: str = "") -> Identity:
+    extra = f" patches:{patches}" if patches else ""
+    return Identity(path, path.name if path else "m", f"weights:{'1' * 16}{extra}")
+
+
+def library(folder: Path) -> Library:
+    return Library((("own", str(folder / "own")),), folder / "own", "models/dode")
+
+
+def keep(folder: Path, profile: dode.Profile, identity: Identity, cfg: float) -> Path:
+    made = shelf.stamped_profile(profile, identity, cfg, 0)
+    return shelf.save_profile(library(folder), made, identity)[0]
+
+
+def query(steps: int, cfg: float | None = 2.0, **how: object) -> Query:
+    return Query(tuple(karras(steps, LOW, HIGH).tolist()), "ve", cfg, **how)  # type: ignore[arg-type]
+
+
+def chosen(folder: Path, identity: Identity, asked: Query, **how: object) -> shelf.Choice:
+    tables: list[Stored] = how.pop("tables", [])  # type: ignore[assignment]
+    own = how.pop("own", [])
+    found = shelf.find_profiles(library(folder), identity)
+    return shelf.choose(asked, identity, own, lambda: tables, lambda: found, **how)  # type: ignore[arg-type]
+
+
+def test_every_cfg_and_lora_has_a_file_of_its_own(tmp_path: Path, profile: dode.Profile) -> None:
+    model = tmp_path / "model.safetensors"
+    files = {
+        keep(tmp_path, profile, who(model, patches), cfg)
+        for cfg in (2.0, 7.5)
+        for patches in ("", "a" * 16)
+    }
+    assert len(files) == 4 and {file.parent for file in files} == {tmp_path}
+    assert all(file.name.startswith("model.cfg") for file in files)
+    assert all(not file.name.endswith(".safetensors") for file in files)
+    again = keep(tmp_path, profile, who(model), 2.0)
+    assert again in files and len(shelf.find_profiles(library(tmp_path), who(model))) == 4
+
+
+def test_a_model_without_a_file_has_it_in_the_own_folder(
+    tmp_path: Path, profile: dode.Profile
+) -> None:
+    assert keep(tmp_path, profile, who(None), 2.0).parent == tmp_path / "own"
+    assert len(shelf.find_profiles(library(tmp_path), who(None))) == 1
+    other = Identity(None, "other", f"weights:{'2' * 16}")
+    assert shelf.find_profiles(library(tmp_path), other) == []
+
+
+def test_any_run_is_served(tmp_path: Path, profile: dode.Profile) -> None:
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    for steps in (3, 5, 9):
+        found = chosen(tmp_path, model, query(steps))
+        assert found.resolution.kind == "profile" and not found.doubts
+        assert len(found.resolution.stages) == steps
+        assert found.resolution.table is not None and found.resolution.table.learned_sigmas
+        kept = chosen(tmp_path, model, query(steps), keep_schedule=True).resolution
+        assert [stage.sigma for stage in kept.stages] == pytest.approx(query(steps).grid[:-1])
+    part = query(8).grid[3:]
+    found = chosen(tmp_path, model, replace(query(8), grid=part)).resolution
+    assert found.stages[0].sigma == pytest.approx(part[0]) and "from sigma" in found.message
+    above = query(8).grid[:4]
+    found = chosen(tmp_path, model, replace(query(8), grid=above)).resolution
+    assert found.stages[-1].sigma_next == pytest.approx(above[-1])
+
+
+def test_what_it_runs_is_what_the_profile_says(tmp_path: Path, profile: dode.Profile) -> None:
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    x = randn(4, 2, 4, 4, seed=9) * HIGH
+    found = chosen(tmp_path, model, query(6))
+    ours = dode.run_resolved(MODEL, x, found.resolution, disable=True)
+    table = profile.table(6)
+    direct = dode.sample(MODEL, x, table.sigmas, table=table, disable=True)
+    torch.testing.assert_close(ours, direct)
+
+
+def test_another_cfg_is_said_and_the_nearest_is_taken(
+    tmp_path: Path, profile: dode.Profile
+) -> None:
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    keep(tmp_path, profile, model, 7.0)
+    found = chosen(tmp_path, model, query(6, cfg=6.0))
+    assert found.doubts == ("made at cfg 7, this run uses 6",)
+    assert chosen(tmp_path, model, query(6, cfg=7.0)).doubts == ()
+
+
+def test_another_lora_is_named(tmp_path: Path, profile: dode.Profile) -> None:
+    path = tmp_path / "model.safetensors"
+    keep(tmp_path, profile, who(path), 2.0)
+    found = chosen(tmp_path, who(path, "b" * 16), query(6))
+    assert found.resolution.kind == "profile" and found.doubts
+
+
+def test_what_a_profile_does_not_cover_is_said(tmp_path: Path, profile: dode.Profile) -> None:
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    beyond = Query((80.0, 5.0, 1.0, 0.0), "ve", 2.0)
+    found = chosen(tmp_path, model, beyond)
+    assert found.resolution.kind == "uncalibrated"
+    assert "80" in found.doubts[-1] and "15" in found.doubts[-1]
+    for unfit in (
+        query(6, solver="heun"),
+        query(6, channels=3),
+        replace(query(6), parametrization="flow"),
+    ):
+        grid = unfit.grid if unfit.parametrization == "ve" else (1.0, 0.5, 0.0)
+        assert chosen(tmp_path, model, replace(unfit, grid=grid)).resolution.kind != "profile"
+
+
+def test_a_table_for_just_this_run_comes_first(tmp_path: Path, profile: dode.Profile) -> None:
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    x = randn(4, 2, 4, 4, seed=6) * HIGH
+    table = dode.distill(MODEL, x, karras(6, LOW, HIGH), parametrization="ve")
+    table = replace(table, model_fingerprint=model.fingerprint, cfg=2.0)
+    stored = [Stored(table, tmp_path / "model.dode.json")]
+    assert chosen(tmp_path, model, query(6), tables=stored).resolution.kind == "exact"
+    assert chosen(tmp_path, model, query(7), tables=stored).resolution.kind == "profile"
+    assert chosen(tmp_path, model, query(6), own=[table]).resolution.table is table
+
+
+def test_a_damaged_file_is_left_out(
+    tmp_path: Path, profile: dode.Profile, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = who(tmp_path / "model.safetensors")
+    file = keep(tmp_path, profile, model, 2.0)
+    file.write_bytes(file.read_bytes()[:500])
+    assert chosen(tmp_path, model, query(6)).resolution.kind == "uncalibrated"
+    assert "left out" in caplog.text
+
+
+def test_made_again_only_where_something_differs(tmp_path: Path, profile: dode.Profile) -> None:
+    path = tmp_path / "model.safetensors"
+    keep(tmp_path, profile, who(path), 2.0)
+    found = shelf.find_profiles(library(tmp_path), who(path))
+    assert shelf.find_same_profile(found, who(path), 2.0, (2, 4, 4)) is not None
+    assert shelf.find_same_profile(found, who(path), 2.5, (2, 4, 4)) is None
+    assert shelf.find_same_profile(found, who(path, "c" * 16), 2.0, (2, 4, 4)) is None
+    assert shelf.find_same_profile(found, who(path), 2.0, (2, 8, 8)) is None
