@@ -38,7 +38,7 @@ AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, rou
 MOST_POINTS = 150  # observed evaluations: a response with more is slow
 MEASURED = (5, 8, 12)
 MEASURED_PART = 4, {"ve": 0.0125, "flow": 0.5}  # steps, start against the first sigma
-WEIGHT = 0.3
+WEIGHT = 1.0  # of the states on the way: 0.3 left plans that look well only on what was seen
 
 
 @torch.no_grad()
