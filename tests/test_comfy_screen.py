@@ -43,7 +43,6 @@ BOXES = """() => window.app.graph.nodes.map(node => {
     const box = node.boundingRect;
     return [node.title, box[0], box[1], box[0] + box[2], box[1] + box[3]];
 })"""
-TOASTS = "() => [...document.querySelectorAll('.p-toast-message')].map(each => each.innerText)"
 DISTILL, SAMPLE = 2, 3
 _seeds = itertools.count(2000)
 
@@ -122,9 +121,9 @@ def test_a_fallback_is_seen(screen: FrontEnd) -> None:
     screen.load_prompt({**alone, "4": keep})
     screen.queue()
     screen.wait()
-    screen.page.get_by_text("No table fits this run").first.wait_for(timeout=30_000)
-    (told,) = [text for text in screen.page.evaluate(TOASTS) if "D-ODE" in text]
-    assert "Make a table with D-ODE Distill for 6 steps, cfg 2." in told
+    toast = screen.page.get_by_text("No table fits this run")
+    toast.first.wait_for(timeout=30_000)
+    assert "Make a table with D-ODE Distill for 6 steps, cfg 2." in toast.first.inner_text()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -132,7 +131,7 @@ def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
     """In no template, before and after its run; all of it in sight at a zoom that can be read."""
     screen.load(json.loads(file.read_text(encoding="utf-8")))
     assert overlaps(screen) == []
-    assert screen.page.evaluate("() => window.app.canvas.ds.scale") >= 0.6
+    screen.page.wait_for_function("() => window.app.canvas.ds.scale >= 0.6")  # it glides there
     screen.page.evaluate(SMALL, bool(EXAMPLES[file.stem]().models))
     screen.queue()
     screen.wait(timeout=900)
