@@ -28,7 +28,7 @@ def profiled(comfy_server: ComfyServer) -> ComfyServer:
         file.unlink()
     report = run(comfy_server, once(demo(batch=4))).text()
     assert "ready for any number of steps" in report and "saved in" in report
-    assert "6 steps" in report and "closer to the many-step image than DPM++ 2M" in report
+    assert "6 steps, expected" in report and "the many-step image" in report
     assert "measured" in report and "lambda" not in report
     (file,) = profile_files(comfy_server)
     assert dode.Profile.load(file).cfg == 2.0

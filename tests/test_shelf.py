@@ -166,3 +166,15 @@ def test_made_again_only_where_something_differs(tmp_path: Path, profile: dode.P
     assert shelf.find_same_profile(found, who(path), 2.5, (2, 4, 4)) is None
     assert shelf.find_same_profile(found, who(path, "c" * 16), 2.0, (2, 4, 4)) is None
     assert shelf.find_same_profile(found, who(path), 2.0, (2, 8, 8)) is None
+
+
+def test_what_is_expected_is_lowered_by_what_was_measured(profile: dode.Profile) -> None:
+    """A profile whose held-out samples ended far above its expectation claims nothing."""
+    table, grid = profile.table(6), query(6).grid
+    assert profile.expected(table) < profile.expected_plain("dpmpp_2m", grid)
+    sure = replace(profile, measured=())
+    assert "closer to the many-step image than DPM++ 2M" in shelf.closer(sure, table, grid)
+    steps, expected = profile.measured[0].steps, profile.measured[0].predicted
+    off = replace(profile.measured[0], steps=steps, measured=1e6 * expected)
+    unsure = replace(profile, measured=(off,))
+    assert "about as close" in shelf.closer(unsure, table, grid)
