@@ -83,7 +83,7 @@ def connect(button: Any, cancel: Any, status: Any, line: Any, table: Any, refres
     known, inputs = captured.names(), captured.components()
 
     def start(*values: Any) -> Iterator[list[Any]]:
-        """Distil for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+        """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
 
         def make() -> Request:
             settings = captured.settings(known, values)

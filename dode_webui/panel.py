@@ -1,4 +1,4 @@
-"""The D-ODE tab: distil with a cost that is known before, and the list of tables."""
+"""The D-ODE tab: distill with a cost that is known before, and the list of tables."""
 
 from __future__ import annotations
 
