@@ -203,7 +203,7 @@ def test_a_calibration_gets_a_callback_too() -> None:
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
     live, teacher = part("nodes.host.live").Live(model), part("dode_core.fit.teacher").Teacher()
-    settings = part("nodes.host.calibrate").Settings("ddim", teacher, 4, 0.25, 0, 4, None)
+    settings = part("nodes.host.calibrate").DistillSettings("ddim", teacher, 4, 0.25, 0, 4, None)
     calibration = part("nodes.host.calibrate").Calibration(settings, "ve", live)
     x = torch.randn(4, 2, 4, 4) * 10
     assert calibration(Host(), x, SIGMAS, extra_args={}, callback=print, disable=True) is x
