@@ -83,7 +83,7 @@ def connect(button: Any, cancel: Any, status: Any, line: Any, table: Any, refres
     known, inputs = captured.names(), captured.components()
 
     def start(*values: Any) -> Iterator[list[Any]]:
-        """Distil for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+        """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
 
         def make() -> Request:
             settings = captured.settings(known, values)
@@ -147,7 +147,8 @@ def used(params: dict[str, Any]) -> str:
         return ""
     main = str(params.get(sampling.TABLE, ""))
     other = str(params.get(sampling.hires(sampling.TABLE), main))
-    return main if main == other and main != "none" else ""
+    one = main == other and main != "none" and not main.endswith(f" {sampling.PROFILE}")
+    return main if one else ""
 
 
 def paste_scale(params: dict[str, Any]) -> float | None:
@@ -161,6 +162,7 @@ def paste_note(params: dict[str, Any]) -> str:
     """Which of the image's tables are not there."""
     named = [params.get(key) for key in (sampling.TABLE, sampling.hires(sampling.TABLE))]
     wanted = [str(name) for name in named if name not in (None, "none")]
+    wanted = [name for name in wanted if not name.endswith(f" {sampling.PROFILE}")]
     if not wanted:
         return ""
     here = {options.table_id(each.table) for each in options.everything(host.library())}

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
+from dode_core.response.profile import Profile
+from dode_core.shelf import table_for
 from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
 from dode_core.solve.solvers import SOLVERS
 from dode_core.tables.table import LambdaTable
@@ -32,6 +34,9 @@ ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 class HiddenSampler:
     """The sampler function that distills; ``tables`` is its result, ``error`` why there is none.
 
+    Of a request for any number of steps ``profile`` is the result, and ``tables`` what it makes of
+    the steps that were named.
+
     It never raises inside the host's pipeline, which would be left half-way: what went wrong is
     kept, and the host decodes an empty latent.
     """
@@ -40,6 +45,7 @@ class HiddenSampler:
         self.request, self.progress = request, progress
         self.batch_size = request.batch_size
         self.tables: list[LambdaTable] = []
+        self.profile: Profile | None = None
         self.error: BaseException | None = None
 
     def __call__(
@@ -55,6 +61,10 @@ class HiddenSampler:
         try:
             grids = {n: self.grid(model, n) for n in self.request.steps}
             found: list[LambdaTable] = []
+            if self.request.once:
+                self.profile = self._calibrate(model, x, list(grids.values()), extra_args or {})
+                found = [table_for(self.profile, grid) for grid in grids.values()]
+                grids = {}
             for some in same_ends(list(grids.values())):
                 found += self._distill(model, x, some, extra_args or {})
             self.tables = found
@@ -93,6 +103,25 @@ class HiddenSampler:
                 batch_size=self.batch_size,
             )
         return list(best_tables(found).values()) if request.solver == BEST else found
+
+    def _calibrate(
+        self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
+    ) -> Profile:
+        """A profile over all sigmas that this model has."""
+        from dode_core.calibration import calibrate  # not before there is work
+
+        high, low = sigma_range(model, grids)
+        kind = infer_parametrization(model, (high,))
+        return calibrate(
+            Rows(model, extra_args, grids),
+            self.noise(x, start_scale(high, kind)),
+            high,
+            low,
+            extra_args={"rows": torch.arange(self.request.samples) % len(x)},
+            progress=self._progress("any number of steps"),
+            parametrization=kind,
+            batch_size=self.batch_size,
+        )
 
     def _progress(self, part: str) -> Callable[[int, int, Tensor], None]:
         def report(done: int, total: int, _: Tensor) -> None:
@@ -159,6 +188,17 @@ def take(value: Any, rows: Sequence[int]) -> Any:
         some.shape = (len(rows),)
         return some
     return value  # cond_scale and the like
+
+
+def sigma_range(model: Any, grids: Sequence[Grid]) -> tuple[float, float]:
+    """The first and the last sigma above 0 that a model has, or that the host's schedules use."""
+    used = [sigma for grid in grids for sigma in grid if sigma > 0]
+    for owner in (model, getattr(model, "inner_model", None)):
+        known = getattr(owner, "sigmas", None)
+        if known is not None and len(known):
+            used += [float(known.max()), float(known[known > 0].min())]
+            break
+    return max(used), min(used)
 
 
 def start_scale(sigma: float, parametrization: str) -> float:

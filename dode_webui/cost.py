@@ -20,6 +20,7 @@ from dode_core.errors import DodeError
 from . import host, job
 from .request import Request
 
+ONCE = "Any steps: once, for every run"
 QUICK, BEST = "Quick: one correction a step", "Best: sigmas distilled too"
 _seconds: dict[tuple[Any, ...], float] = {}  # one evaluation of one sample, by model and size
 
@@ -36,7 +37,12 @@ def evaluations(request: Request) -> int:
 
 @lru_cache(maxsize=256)
 def _evaluations(request: Request) -> int:
+    from dode_core.calibration import QUICK_BUDGET
+
     from .calibration import plan
+
+    if request.once:
+        return QUICK_BUDGET * request.samples
 
     counted: list[int] = []
 
@@ -75,10 +81,13 @@ def sentence(request: Request) -> str:
 
 
 def choices(request: Request) -> str:
-    """Both efforts with their cost, for the line under the button."""
+    """Every effort with its cost, for the line under the button."""
     try:
-        quick, best = (replace(request, learn_sigmas=learn) for learn in (False, True))
-        text = f"Quick: {sentence(quick)}. Best: {sentence(best)}."
+        once = sentence(replace(request, once=True))
+        quick, best = (
+            sentence(replace(request, once=False, learn_sigmas=learn)) for learn in (False, True)
+        )
+        text = f"Any steps: {once}. Quick: {quick}. Best: {best}."
     except (DodeError, ValueError) as error:
         return str(error)
     if key(request) not in _seconds:

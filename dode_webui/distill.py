@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dode_core import shelf
 from dode_core.errors import CalibrationError, DodeError
+from dode_core.response.profile import Profile
 from dode_core.reuse import stamped
 from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import sidecar
@@ -106,7 +108,10 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
         raise calibration.error
     if not calibration.tables:
         raise CalibrationError("The host did not run the calibration; see its console for why.")
-    tables, file, note = keep(calibration.tables, request)
+    if calibration.profile is not None:
+        tables, file, note = keep_profile(calibration.profile, calibration.tables, request)
+    else:
+        tables, file, note = keep(calibration.tables, request)
     outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
     counts = ", ".join(map(str, request.steps))
     outcome.settings = f"{request.scheduler} as schedule type, {counts} steps, cfg {request.cfg:g}"
@@ -195,6 +200,17 @@ def keep(tables: list[LambdaTable], request: Request) -> tuple[list[LambdaTable]
     library = host.library()
     file = sidecar(who.path) if who.path else library.fallback_file(who)
     return made, *library.save(made, who, file)
+
+
+def keep_profile(
+    profile: Profile, tables: list[LambdaTable], request: Request
+) -> tuple[list[LambdaTable], Path, str]:
+    """Save a profile with what it was made for; (its tables likewise, where, a note)."""
+    distilled = request.distilled_cfg_scale
+    who = host.identity(request.prompts[0], distilled=distilled)
+    made = shelf.stamped_profile(profile, who, request.cfg, request.seed)
+    named = [stamped(table, who, request.cfg, request.seed) for table in tables]
+    return named, *shelf.save_profile(host.library(), made, who)
 
 
 def compare(

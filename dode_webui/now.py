@@ -6,8 +6,9 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from dode_core import shelf
 from dode_core.errors import DodeError
-from dode_core.match.best import Choice, Query, best
+from dode_core.match.best import Choice, Query
 from dode_core.solve.noise import check_sigmas, infer_parametrization
 from dode_core.tables.library import Stored
 
@@ -17,6 +18,7 @@ WORDS = {
     "exact": "exact table",
     "slice": "part of a longer table",
     "interpolated": "a table is carried over",
+    "profile": "distilled once for any number of steps",
 }
 
 
@@ -49,12 +51,15 @@ def wording(settings: dict[str, Any]) -> str:
 def found_for(settings: dict[str, Any]) -> tuple[list[Stored], Choice | None]:
     """(tables of so many steps, what would be chosen where the sigmas are known beforehand)."""
     who = host.identity(settings["prompt"], True, settings["distilled_cfg_scale"])
-    stored = host.library().find(who)
+    library = host.library()
+    stored = library.find(who)
     known = sigmas(settings)
     if known is None:
         return [each for each in stored if each.table.steps == settings["steps"]], None
     grid, kind = known
-    return stored, best(stored, who, Query(grid, kind, settings["cfg"]).pick)
+    profiles = shelf.find_profiles(library, who)
+    query = Query(grid, kind, settings["cfg"])
+    return stored, shelf.choose(query, who, (), lambda: stored, lambda: profiles)
 
 
 def sigmas(settings: dict[str, Any]) -> tuple[Sequence[float], str] | None:

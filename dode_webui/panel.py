@@ -1,4 +1,4 @@
-"""The D-ODE tab: distil with a cost that is known before, and the list of tables."""
+"""The D-ODE tab: distill with a cost that is known before, and the list of tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .watching import begin_and_watch, cancel_running, error_line, live, wire
 
 CURRENT, LIST = "of the txt2img tab", "these, one a line"
 SOLVER_MENU = {"Find the best": BEST, **{each.label: name for name, each in SOLVERS.items()}}
-EFFORTS = (cost.QUICK, cost.BEST)
+EFFORTS = (cost.ONCE, cost.QUICK, cost.BEST)
 menus: list[Any] = []  # the dropdowns that list tables, anew with every UI
 
 
@@ -73,7 +73,7 @@ def controls(gr: Any) -> tuple[list[Any], Any]:
             placeholder="as in txt2img; or 8, or 4-10, or 4 6 8",
             elem_id="dode_steps",
         )
-        effort = gr.Radio(list(EFFORTS), value=cost.BEST, label="Effort", elem_id="dode_effort")
+        effort = gr.Radio(list(EFFORTS), value=cost.ONCE, label="Effort", elem_id="dode_effort")
     line = gr.HTML("", elem_id="dode_cost")
     with gr.Accordion("More", open=False, elem_id="dode_more"):
         menu = list(SOLVER_MENU)
@@ -156,7 +156,7 @@ def timed(known: list[str]) -> Any:
 
 
 def cost_line(known: list[str], values: Any) -> str:
-    """What both efforts cost, or why this cannot be distilled."""
+    """What every effort costs, or why this cannot be distilled."""
     try:
         return cost.choices(request_of(known, values))
     except (DodeError, TypeError, ValueError) as error:
@@ -183,6 +183,7 @@ def request_of(known: list[str], values: Any) -> Request:
         height=current["height"],
         samples=int(samples),
         learn_sigmas=effort != cost.QUICK,
+        once=effort == cost.ONCE,
         seed=int(min(max(seed or 0, 0), LIMITS["seed"][1])),
         batch_size=int(size),
     )

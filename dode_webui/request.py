@@ -40,7 +40,8 @@ class Request:
     solver: a name of ``SOLVERS`` or ``best``. steps: what the Steps slider would say. scheduler:
     a label of the host's dropdown. prompts: the samples take turns. distilled_cfg_scale: the shift
     or distilled cfg of models that take one, None for the host's default. learn_sigmas: the sigmas
-    too. batch_size: samples in memory at once.
+    too. once: a profile, which serves any number of steps, instead of tables; solver and
+    learn_sigmas are not used then. batch_size: samples in memory at once.
     """
 
     solver: str = BEST
@@ -54,6 +55,7 @@ class Request:
     height: int = 512
     samples: int = 16
     learn_sigmas: bool = True
+    once: bool = False
     seed: int = 0
     batch_size: int = 4
 
@@ -108,9 +110,9 @@ def _value(key: str, value: Any) -> Any:
         return _text(key, value)
     if key == "distilled_cfg_scale" and value is None:
         return None
-    if key == "learn_sigmas":
+    if key in ("learn_sigmas", "once"):
         if not isinstance(value, bool):
-            raise RequestError(f"learn_sigmas is a {type(value).__name__}; use true or false.")
+            raise RequestError(f"{key} is a {type(value).__name__}; use true or false.")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9 * 10:
         raise RequestError(f"{key} is {str(value)[:40]!r}; use a number.")

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dode_core import shelf
 from dode_core.errors import DodeError
-from dode_core.match.best import Choice, Query, best
+from dode_core.match.best import Choice, Query
 from dode_core.match.resolve import Resolution
 from dode_core.match.scale import scaled
 from dode_core.sampler import run_resolved
@@ -26,6 +27,7 @@ CHOICE, SCALE = "D-ODE choice", "D-ODE scale"
 # What a user should know. The infotext reaches everybody: some hosts' HTTP answers have no
 # comments, and Neo's log shows errors only.
 NOTE, ERROR = "D-ODE note", "D-ODE error"
+PROFILE = "profile"  # a match: made for the run from a profile
 BETWEEN = " between cfgs"  # not one table's lambdas: added to the match
 
 
@@ -114,7 +116,10 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
 def automatic(p: Any, query: Query, warning: str = "") -> Used:
     """The best table of the loaded checkpoint."""
     who = host.identity(host.first_prompt(p), distilled=host.distilled_cfg(p))
-    choice = best(host.library().find(who), who, query.pick)
+    library = host.library()
+    choice = shelf.choose(
+        query, who, (), lambda: library.find(who), lambda: shelf.find_profiles(library, who)
+    )
     if choice.resolution.table is None or choice.doubts:
         warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
     return Used(choice, warning)
@@ -151,6 +156,8 @@ def note(p: Any, used: Used, options: Options) -> None:
         return
     name = (lambda key: hires(key)) if getattr(p, "is_hr_pass", False) else (lambda key: key)
     known = f"{used.file} {table_id(table)}".strip() if table else "none"
+    if resolution.kind == PROFILE:  # not a table that the files here could have
+        known = f"{used.file} {PROFILE}"
     params[name(TABLE)] = known
     if used.error:
         params[name(ERROR)] = used.error

@@ -94,7 +94,7 @@ def test_distill_writes_what_it_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("grid", "said"),
     [
-        ([80.0, 5.0, 1.0, 0.0], "distil a table for 3 steps"),
+        ([80.0, 5.0, 1.0, 0.0], "distill a table for 3 steps"),
         ([1.9, 1.0, 0.5, 0.0], "this run starts at sigma 1.9: what serves it is a table of"),
         ([80.0, 5.0, 1.0], "this run ends at sigma 1: what serves it"),
         ([3.0, 1.0], "this run starts at sigma 3 and ends at sigma 1: what serves it"),

@@ -192,7 +192,11 @@ def test_a_shift_is_not_exact(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     table = part("dode_core.tables.table").LambdaTable(
         **made, model_fingerprint=identity.fingerprint
     )
-    choose = part("nodes.host.sampling").choose
+    sampling = part("nodes.host.sampling")
+
+    def choose(model: Any, sigmas: Any, cfg: float, own: Any) -> Any:
+        return sampling.choose(model, sampling.query_of(model, sigmas, cfg), own)
+
     sigmas = comfy.samplers.KSampler(eight, 4, "cpu", "euler", "simple", 1.0).sigmas
     assert choose(three, asked, 1.0, table).resolution.kind == "exact"
     other = choose(eight, sigmas, 1.0, table)
@@ -227,16 +231,17 @@ def test_a_connected_table_that_does_not_fit(
     )
     found = [store.Stored(stored, Path("x.dode.json"))]
     monkeypatch.setattr(store, "find", lambda identity: found)
-    choice = sampling.choose(model, sigmas, 1.0, own)
+    query = sampling.query_of(model, sigmas, 1.0)
+    choice = sampling.choose(model, query, own)
     assert choice.resolution.table is stored
     assert choice.note == (
         " (from x.dode.json, the connected table does not serve this run: it was made for 1 steps "
         "from sigma 5 to 0)"
     )
-    choice = sampling.choose(model, sigmas, 1.0, other)
+    choice = sampling.choose(model, query, other)
     assert choice.resolution.table is stored and "made for v prediction" in choice.note
     monkeypatch.setattr(store, "find", lambda identity: [])
-    choice = sampling.choose(model, sigmas, 1.0, own)
+    choice = sampling.choose(model, query, own)
     assert choice.resolution.table is None and "does not serve this run" in choice.note
 
 

@@ -60,6 +60,41 @@ def test_a_table_beside_the_checkpoint(webui: Host) -> None:
     assert p.extra_generation_params["D-ODE match"] == "exact" and not p.comments
 
 
+def test_once_for_any_number_of_steps(webui: Host) -> None:
+    """One profile serves step counts that nobody named, the hires pass and image to image."""
+    if webui.kind in ("reforge", "classic"):  # the same code, and a long calibration
+        return
+    running = finished(request(once=True, samples=8, steps=(4,)))
+    assert running.state == job.DONE, running.error
+    outcome = running.result
+    assert outcome.file.name.startswith("model.cfg2-") and outcome.file.suffix == ".dode-profile"
+    assert [table.steps for table in outcome.tables] == [4]
+    profile = dode.Profile.load(outcome.file)
+    assert profile.cfg == 2.0 and profile.model_name == "model.safetensors"
+    assert profile.evaluations <= 64
+    is_free(webui)
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    p = webui.txt2img(7, name, cfg_scale=2.0)
+    params = p.extra_generation_params
+    assert params["D-ODE match"] == "profile" and not p.comments
+    assert params["D-ODE table"] == f"{outcome.file.name} profile"
+    table = profile.table(7, float(p.sigmas[0]))
+    ours = dode.sample(guided(webui, 2.0), p.start, table.sigmas, table=table, disable=True)
+    torch.testing.assert_close(p.latent, ours, rtol=1e-4, atol=1e-4)
+    other = webui.txt2img(7, name, cfg_scale=3.0)
+    assert "made at cfg 2, this run uses 3" in other.comments[0]
+
+
+def guided(host: Host, cfg: float) -> Any:
+    """The guided denoiser without a host around it, for the prompt of txt2img."""
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        one, base = host.denoise(x, sigma, "a fox"), host.denoise(x, sigma, "")
+        return base + (one - base) * cfg
+
+    return denoiser
+
+
 def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
     """Same noise, same denoiser, no host: the same lambdas."""
     finished(request())

@@ -83,6 +83,7 @@ def test_defaults_and_everything(webui: Host) -> None:
         ({"samples": 4.5}, "whole number"),
         ({"samples": True}, "use a number"),
         ({"learn_sigmas": 1}, "true or false"),
+        ({"once": "yes"}, "true or false"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],

@@ -69,7 +69,7 @@ class DodeScheduler:
         else:
             tables = [table] if isinstance(table, LambdaTable) else list(table)
         if not tables:
-            raise DodeError("No table is given; distil one first.")
+            raise DodeError("No table is given; distill one first.")
         noise = noise_of(getattr(scheduler, "noise", None) or scheduler)
         for each in tables:
             _check(each, noise)
@@ -226,10 +226,10 @@ def _check(table: LambdaTable, noise: PipelineNoise) -> None:
     if get_solver(table.solver).stages_a_step != 1:
         raise DodeError(
             f"{get_solver(table.solver).label} evaluates the model more than once a step, which a "
-            "scheduler of diffusers cannot; distil ddim, ipndm, deis or dpmpp_2m."
+            "scheduler of diffusers cannot; distill ddim, ipndm, deis or dpmpp_2m."
         )
     if table.look_ahead is not None and table.parametrization == "flow":
         raise DodeError(
-            "The table looks ahead, which flow pipelines of diffusers leave no room for; distil "
+            "The table looks ahead, which flow pipelines of diffusers leave no room for; distill "
             "one that does not."
         )

@@ -59,6 +59,6 @@ def only(tables: Tables) -> LambdaTable:
         steps = ", ".join(str(each.steps) for each in (first, *more))
         raise TableError(
             f"Tables for {steps} steps are connected, and this node takes one; choose it with "
-            "D-ODE Load Table, or distil one step count."
+            "D-ODE Load Table, or distill one step count."
         )
     return first

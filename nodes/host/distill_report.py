@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from comfy_api.latest.io import NodeOutput
+from comfy_api.latest import io as comfy_io
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
@@ -64,10 +64,12 @@ def to_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 
-def show(tables: Sequence[LambdaTable], text: str, drawn: tuple[Any, str], node: Any) -> NodeOutput:
+def show(
+    tables: Sequence[LambdaTable], text: str, drawn: tuple[Any, str], node: Any
+) -> comfy_io.NodeOutput:
     """The tables, the first one's sigmas and the report; ``drawn`` is what :func:`plot` gives."""
     picture, problem = drawn
     text += f"\n{problem}" if problem else ""
     look = report(text, None if picture is None else to_tensor(picture), node)
     table = list(tables) if len(tables) > 1 else tables[0]
-    return NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)
+    return comfy_io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)
