@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from comfy_graphs import demo, distill, ksampler
 from conftest import missing
-from example_graphs import EXAMPLES, write_models
+from example_graphs import write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
 from hosts.comfy import ComfyError, ComfyServer
 from hosts.install import InstallError, newest_front_end
@@ -132,7 +132,7 @@ def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
     screen.load(json.loads(file.read_text(encoding="utf-8")))
     assert overlaps(screen) == []
     screen.page.wait_for_function("() => window.app.canvas.ds.scale >= 0.6")  # it glides there
-    screen.page.evaluate(SMALL, bool(EXAMPLES[file.stem]().models))
+    screen.page.evaluate(SMALL, True)  # the quick method: what is drawn is the same
     screen.queue()
     screen.wait(timeout=900)
     mode = "vue" if screen.settings["Comfy.VueNodes.Enabled"] else "classic"
