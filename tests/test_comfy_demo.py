@@ -28,6 +28,7 @@ NODES = (
     "DODE_SaveTable",
     "DODE_Sampler",
     "DODE_Scheduler",
+    "DODE_Settings",
 )
 WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 
