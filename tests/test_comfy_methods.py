@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from comfy_graphs import Source, demo, distill, ksampler, node, only_table, rms, run, sampler_custom
-from hosts.comfy import ComfyServer
+from hosts.comfy import ComfyError, ComfyServer
 
 import dode_core as dode
 from dode_core.demo.model import CLASSES, IMAGE_SHAPE, load_demo
@@ -49,10 +49,16 @@ def test_columns_on_the_hosts_grid(comfy: ComfyServer) -> None:
     assert "exact table" in run(comfy, ksampler(source, "k", steps=6)).log
 
 
-def test_a_user_who_chooses_nothing_gets_columns_and_sigmas(comfy: ComfyServer) -> None:
-    run(comfy, distill(demo(), steps=4, method=None))
-    table = only_table(comfy)
-    assert table.learned_sigmas and table.columns == 2 and table.gain
+def test_a_user_who_chooses_nothing_distills_for_any_steps(comfy: ComfyServer) -> None:
+    report = run(comfy, distill(demo(), steps=4, samples=8, method=None)).text()
+    assert "ready for any number of steps" in report
+    (file,) = comfy.models.rglob("*.dode-profile")
+    assert dode.Profile.load(file).samples_fit == 6
+
+
+def test_too_few_samples_for_any_steps(comfy: ComfyServer) -> None:
+    with pytest.raises(ComfyError, match="4 samples are too few .*; use 8 or more"):
+        run(comfy, distill(demo(), steps=4, samples=4, method="any steps"))
 
 
 def test_sigmas_that_do_not_descend_are_kept(comfy: ComfyServer) -> None:
@@ -60,7 +66,7 @@ def test_sigmas_that_do_not_descend_are_kept(comfy: ComfyServer) -> None:
     source = demo()
     schedule = node("BasicScheduler", model=["demo", 0], scheduler="karras", steps=4, denoise=1.0)
     sigmas = {"down": schedule, "sigmas": node("FlipSigmas", sigmas=["down", 0])}
-    work = distill(source, sigmas=["sigmas", 0], method=None, re_distill=True)
+    work = distill(source, sigmas=["sigmas", 0], method="columns and sigmas", re_distill=True)
     result = run(comfy, sigmas, work)
     table = only_table(comfy)
     assert float(table.sigmas[0]) < 0.01 and float(table.sigmas[-1]) == pytest.approx(80, rel=1e-4)

@@ -168,20 +168,21 @@ def test_all_in_one_without_a_table(comfy: ComfyServer, source: Source) -> None:
     assert not table_files(comfy)
 
 
-@pytest.mark.parametrize(("denoise", "kind"), [(1.0, "exact"), (0.5, "slice")])
-def test_all_in_one_distils(comfy: ComfyServer, source: Source, denoise: float, kind: str) -> None:
-    """Once; the table serves the stock node too, and the next run finds it."""
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_all_in_one_distills(comfy: ComfyServer, source: Source, denoise: float) -> None:
+    """Once; the profile serves the stock node too, and the next run finds it."""
     graph = all_in_one(source, denoise=denoise, no_table="distil one now")
     first = run(comfy, graph)
-    assert first.text("own").startswith(f"{kind} table: D-DDIM, {round(6 / denoise)} steps, ")
+    assert first.text("own").startswith("profile: 6 steps")
     assert "distilled now" in first.text("own")
-    assert "saved in checkpoints/nodes.dode.json" in first.text("own")
-    written = table_files(comfy)[0].stat().st_mtime_ns
+    assert "saved in checkpoints/nodes.cfg2-" in first.text("own")
+    (file,) = comfy.models.rglob("*.dode-profile")
+    written = file.stat().st_mtime_ns
     again = run(comfy, graph, ksampler(source, scheduler="simple", denoise=denoise))
     assert "distilled now" not in again.text("own")
     assert torch.equal(again.latent("own"), again.latent("k"))
     assert torch.equal(again.latent("own"), first.latent("own"))
-    assert table_files(comfy)[0].stat().st_mtime_ns == written
+    assert file.stat().st_mtime_ns == written
 
 
 def test_all_in_one_is_exact_about_steps(comfy: ComfyServer, source: Source) -> None:
@@ -190,7 +191,7 @@ def test_all_in_one_is_exact_about_steps(comfy: ComfyServer, source: Source) -> 
     near = run(comfy, all_in_one(source, steps=7)).text("own")
     assert near.startswith("interpolated table: D-DDIM, 6 steps")
     made = run(comfy, all_in_one(source, steps=7, no_table="distil one now")).text("own")
-    assert made.startswith("exact table: D-DDIM, 7 steps") and "distilled now" in made
+    assert made.startswith("profile: 7 steps") and "distilled now" in made
 
 
 def test_all_in_one_with_a_table(comfy: ComfyServer, source: Source) -> None:
