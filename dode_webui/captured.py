@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from . import host
+
 PROMPT, NEGATIVE, CFG = "txt2img_prompt", "txt2img_neg_prompt", "txt2img_cfg_scale"
 WIDTH, HEIGHT, STEPS = "txt2img_width", "txt2img_height", "txt2img_steps"
 SCHEDULER, SAMPLER = "txt2img_scheduler", "txt2img_sampling"
@@ -44,7 +46,10 @@ def components() -> list[Any]:
 def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """What is set in txt2img, as a request takes it, and the sampling method."""
     found = {**FALLBACKS, **dict(zip(known, values, strict=False))}
-    distilled = found[DISTILLED]
+    distilled, sampler = found[DISTILLED], str(found[SAMPLER] or "")
+    scheduler = str(found[SCHEDULER] or "Automatic")
+    if not host.schedule_names() and sampler.endswith(" Karras"):
+        scheduler = "Karras"  # in hosts without a schedule menu the sampler's name has it
     return {
         "prompt": str(found[PROMPT] or ""),
         "negative": str(found[NEGATIVE] or ""),
@@ -52,7 +57,7 @@ def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
         "width": int(found[WIDTH]),
         "height": int(found[HEIGHT]),
         "steps": int(found[STEPS]),
-        "scheduler": str(found[SCHEDULER] or "Automatic"),
-        "sampler": str(found[SAMPLER] or ""),
+        "scheduler": scheduler,
+        "sampler": sampler,
         "distilled_cfg_scale": None if distilled is None else float(distilled),
     }

@@ -18,6 +18,7 @@ WORDS = {
     "exact": "exact table",
     "slice": "part of a longer table",
     "interpolated": "a table is carried over",
+    "carried over": "a table is carried over from another schedule",
     "profile": "distilled once for any number of steps",
 }
 
