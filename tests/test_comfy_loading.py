@@ -27,6 +27,7 @@ NODE_FILES = {
     "save_table_node": ["SaveTable"],
     "apply_node": ["ApplyToModel"],
     "compare_node": ["Compare"],
+    "settings_node": ["Settings"],
     "demo_node": ["DemoModel"],
 }
 

@@ -490,7 +490,8 @@ def test_the_teacher_runs_once() -> None:
 def test_a_learned_table_brings_its_sigmas() -> None:
     own = [15.0, 4.0, 1.0, 0.3, 0.0]
     rows = torch.full((4, 1), 0.3, dtype=torch.float64)
-    table = dode.LambdaTable("ddim", torch.tensor(own), rows, learned_sigmas=True)
+    asked = {"learned_sigmas": True, "asked_sigmas": karras(4)}
+    table = dode.LambdaTable("ddim", torch.tensor(own), rows, **asked)
     found = resolve([table], karras(4))
     assert found.kind == "exact" and [s.sigma for s in found.stages] == pytest.approx(own[:-1])
     assert found.lambdas == [(0.3,)] * 4
