@@ -86,9 +86,7 @@ def test_nothing_heavy_is_imported() -> None:
     """Only what is this pack's own, beside what ComfyUI has loaded."""
     found = fresh("")
     others = {name for name in found["new"] if not name.startswith(NAME)}
-    assert {name for name in others if name.split(".")[0] not in ("utils", "app")} <= {
-        "encodings.utf_8_sig"
-    }  # a codec, to read a setting
+    assert {name for name in others if name.split(".")[0] not in ("utils", "app")} == set()
     for name in ("dode_core.report", "dode_core.distillation"):
         assert f"{NAME}.{name}" not in found["new"]
     assert found["menu"] == ["dode"]

@@ -27,7 +27,7 @@ def parse_json(raw: bytes, name: str, read: Callable[[Any], Any]) -> Any:
     try:
         _measure(raw)
         document = json.loads(
-            raw.decode("utf-8-sig"),  # some editors begin a file with a byte order mark
+            raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8"),  # some editors begin with that mark
             object_pairs_hook=_no_duplicates,
             parse_constant=_no_constant,
             parse_int=_whole,

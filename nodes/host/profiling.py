@@ -19,6 +19,7 @@ from ...dode_core.shelf import StoredProfile, find_same_profile
 from . import calibrate, models, store
 from .live import Live
 from .prompts import by_prompt
+from .told import Told
 
 LEAST_SAMPLES = 8  # of a profile; fewer say too little
 
@@ -63,16 +64,19 @@ class ProfileSampler:
     ) -> Tensor:
         """Calibrate on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core import calibration  # not before there is work
+        from ...dode_core.fit.steady import check_steady
 
-        model, extra_args = by_prompt(model, len(x), extra_args or {})
+        inner, extra_args = by_prompt(model, len(x), extra_args or {})
+        told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
+        check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
         self.profile = calibration.calibrate(
-            model,
+            told,
             x,
             high,
             low,
             extra_args=extra_args,
-            parametrization=models.parametrization(self.work.guider.model_patcher),
+            parametrization=kind,
             holdout=self.work.holdout,
             progress=self.live,
             batch_size=self.work.batch_size,
