@@ -66,14 +66,14 @@ class Stop(Exception):
 def settings(**changes: Any) -> Any:
     plan: dict[str, Any] = {"solver": "ddim", "samples": 6, "holdout": 0.25, "seed": 0}
     plan |= {"batch_size": 4, "cfg": 2.0, "teacher": part("dode_core.fit.teacher").Teacher()}
-    return part("nodes.host.calibrate").Settings(**{**plan, **changes})
+    return part("nodes.host.calibrate").DistillSettings(**{**plan, **changes})
 
 
 def calibration_of(plan: Any) -> Any:
     """A calibration as the node makes it, with its bar and its previews."""
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
-    return part("nodes.host.calibrate").Calibration(plan, "ve", part("nodes.host.live").Live(model))
+    return part("nodes.host.calibrate").DistillSampler(plan, "ve", part("nodes.host.live").Live(model))
 
 
 def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
