@@ -32,6 +32,11 @@ class Seen:
     outputs: list[list[Tensor]] = field(repr=False)  # [evaluation][micro-batch]
     squares: Tensor  # (samples,) mean square final errors
 
+    @property
+    def error(self) -> float:
+        """RMS of the final errors."""
+        return float(self.squares.mean().sqrt())
+
 
 @dataclass
 class Observer:
