@@ -7,7 +7,8 @@ samples measure some tables against what the profile expected of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from .solve.integrate import Denoiser
 QUICK_BUDGET = 64
 LEAST_BUDGET = 56
 OBSERVED = 8  # samples that are learned from: more runs of fewer samples show more
-NEAR, FAR = 0.8, 0.48  # of the first sigma: where first evaluations look
+FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
 EXPLORED = (9, 6)
 FOLLOWED = (12, 8, 5)
 AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, round by round
@@ -85,7 +86,8 @@ def calibrate(
     session = Session(model, samples, grid, parametrization, progress)
     session.model.total = session.most_calls(budget * len(given) / len(samples))
     found = Calibrator(session, budget, len(given)).profile()
-    session.model.finish()
+    with suppress(Enough):
+        session.model.finish()
     return found
 
 
@@ -121,7 +123,8 @@ class Calibrator:
         fit = [i for i, out in enumerate(held) if not out]
         self.fit = self._observer(fit)
         self.held = self._observer([i for i, out in enumerate(held) if out])
-        self.looks = () if session.mean is None else (NEAR * session.grid[0],)
+        looks = (FAR * session.grid[0], NEAR * session.grid[0])
+        self.looks = () if session.mean is None else looks
         try:
             self._explore()
         except Enough:
@@ -148,11 +151,7 @@ class Calibrator:
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
-        for steps in EXPLORED:
-            self._follow(steps)
-        if self.looks:
-            self._look_far()
-        for steps in FOLLOWED:
+        for steps in (*EXPLORED, *FOLLOWED):
             self._follow(steps)
         before = -1
         while before < len(self.fit.seen):
@@ -161,25 +160,14 @@ class Calibrator:
                 if sum(run.plan.stages for run in self.fit.seen) + steps <= MOST_POINTS:
                     self._follow(steps)
 
-    def _look_far(self) -> None:
-        """Try a run that looks far; short runs do where it ended nearer than the one before it.
-
-        Nothing predicts that: what a first evaluation answers to a guess is no small deviation.
-        """
-        before, far = self.fit.seen[-1], FAR * self.session.grid[0]
-        if self._follow(before.plan.stages, far) and self.fit.seen[-1].error < before.error:
-            self.looks = (far, *self.looks)
-
-    def _follow(self, steps: int, look: float | None = None) -> bool:
-        """Design a run, run it, and add what it shows; False where the budget does not pay."""
+    def _follow(self, steps: int) -> None:
+        """Design a run, run it, and add what it shows, where the budget pays for it."""
         if self.left - self._reserved() < steps * self.fit.samples:
-            return False
-        look = look or look_of(self.looks, steps)
-        known = [run.plan for run in self.fit.seen if run.plan.stages == steps]
-        known = [plan for plan in known if plan.ahead == look][-1:]
+            return
+        known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
+        look = look_of(self.looks, steps)
         plan = self._designer().own(steps, None, look, known, kept=1)
         self.fit.seen.append(self.fit.run(plan))
-        return True
 
     def _reserved(self) -> float:
         if not self.held.states:
@@ -190,23 +178,26 @@ class Calibrator:
         return Designer(self.fit.response(), self.session.parametrization, WEIGHT)
 
     def _finish(self) -> Profile:
-        session = self.session
-        profile = self._profile(())
-        measured = []
-        starts: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
-        part = MEASURED_PART[1][session.parametrization] * session.grid[0]
-        starts.append((MEASURED_PART[0], part))
-        for steps, start in starts:
+        measured: list[Measured] = []
+        try:
+            for each in self._measured(self._profile(())):
+                measured.append(each)
+        except Enough:
+            self.session.model.progress = None
+        self.session.model.check_unchanged()
+        return self._profile(tuple(measured))
+
+    def _measured(self, profile: Profile) -> Iterator[Measured]:
+        """Some of the profile's runs on the held-out samples, as far as the budget goes."""
+        runs: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
+        part = MEASURED_PART[1][self.session.parametrization] * self.session.grid[0]
+        for steps, start in [*runs, (MEASURED_PART[0], part)]:
             if not self.held.states or self.left < steps * self.held.samples:
                 continue
             table = profile.table(steps, start)
-            if table.solver != "ddim" or not table.gain:
-                continue
-            run = self.held.run(plan_of(table))
-            error = float(run.squares.mean().sqrt())
-            measured.append(Measured(steps, start, profile.expected(table), error))
-        session.model.check_unchanged()
-        return self._profile(tuple(measured))
+            if table.solver == "ddim" and table.gain:
+                error = self.held.run(plan_of(table)).error
+                yield Measured(steps, start, profile.expected(table), error)
 
     def _profile(self, measured: tuple[Measured, ...]) -> Profile:
         session = self.session

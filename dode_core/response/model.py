@@ -40,7 +40,11 @@ class Points:
     answer: Array
 
     def curves(self, logs: Array) -> tuple[Array, Array]:
-        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed in log sigma."""
+        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed in log sigma.
+
+        Below all that was observed they go to 1 and 0 with sigma^2, as any denoiser's do: taken for
+        constant, a last evaluation at a tiny sigma would seem to mend a state, and runs end in one.
+        """
         size = (self.dx**2).sum(2) + 1e-300
         slopes = (self.dx * self.answer).sum(2) / size
         rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
@@ -49,7 +53,9 @@ class Points:
         mean = slopes @ weights.T
         spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
         found = rest @ weights.T + np.maximum(spread, 0)
-        return mean, np.maximum(TRUST * found, LEAST_NU)
+        below = np.exp(2 * np.minimum(logs - self.logs.min(), 0))
+        mean = np.where(below < 1, 1 - (1 - mean) * below, mean)
+        return mean, np.maximum(TRUST * found * below, LEAST_NU)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from .run_of_stages import expected_error
 from .simulate import Plan
 
 MOST_STEPS = 64
-NEAR_STEPS = 8
+NEAR_STEPS = 10
 SUFFIX = ".dode-profile"
 
 
