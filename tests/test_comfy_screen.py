@@ -132,7 +132,7 @@ def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
     screen.load(json.loads(file.read_text(encoding="utf-8")))
     assert overlaps(screen) == []
     screen.page.wait_for_function("() => window.app.canvas.ds.scale >= 0.6")  # it glides there
-    screen.page.evaluate(SMALL, True)  # the quick method: what is drawn is the same
+    screen.page.evaluate(SMALL, True)
     screen.queue()
     screen.wait(timeout=900)
     mode = "vue" if screen.settings["Comfy.VueNodes.Enabled"] else "classic"

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...dode_core.errors import DodeError
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
+from .common import AnySteps
 from .telling import report
 
 
@@ -71,5 +72,5 @@ def show(
     picture, problem = drawn
     text += f"\n{problem}" if problem else ""
     look = report(text, None if picture is None else to_tensor(picture), node)
-    table = list(tables) if len(tables) > 1 else tables[0]
+    table = tables if len(tables) > 1 or isinstance(tables, AnySteps) else tables[0]
     return comfy_io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)

@@ -115,11 +115,13 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
     return sampler.profile
 
 
-def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> tuple[Profile, str]:
+def find_or_make_profile(
+    work: ProfileWork, live: Live, reuse: bool = True
+) -> tuple[StoredProfile, str]:
     """(a profile, what was done for it)."""
     found = find(work) if reuse else None
     if found is not None:
-        return found.profile, f"found in {store.shown(found.file)}, nothing to do"
+        return found, f"found in {store.shown(found.file)}, nothing to do"
     if live.teller is not None:
         live.teller.part("distilling for any number of steps")
     began = time.monotonic()
@@ -127,7 +129,7 @@ def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> t
     how = work.identity, work.cfg, work.seed, work.file
     profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
-    return profile, f"{time.monotonic() - began:.1f} s, {where}"
+    return StoredProfile(profile, file), f"{time.monotonic() - began:.1f} s, {where}"
 
 
 def find(work: ProfileWork) -> StoredProfile | None:

@@ -20,6 +20,7 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
+from .common import AnySteps
 from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
@@ -111,6 +112,10 @@ def choose(
     """
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
+    if identity and isinstance(carried, AnySteps):
+        made, why = shelf.serve([carried.stored], identity, query, keep_schedule)
+        if made is not None:
+            return made
     return shelf.choose(
         query,
         identity,
