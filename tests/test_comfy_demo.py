@@ -71,7 +71,10 @@ def test_distills_shows_and_saves(comfy: ComfyServer) -> None:
     plot = comfy.image(reference)
     assert plot.width > 600 and len(plot.convert("L").getcolors(256) or []) > 50
     text = result.text()
-    assert table.describe() in text and f"dode/{file.name}" in text
+    assert text.splitlines()[0] == f"{table.worth}, on noise that it did not learn from"
+    assert "closer to the many-step image than" in table.worth
+    assert text.splitlines()[1] == table.title and f"dode/{file.name}" in text
+    assert not {"lambda", "gain", "column", "held"} & set(text.split())
 
     progress = [data for kind, data in result.job.events if kind == "progress"]
     values = [data["value"] for data in progress]

@@ -174,7 +174,7 @@ def test_live_preview_gives_way_to_the_plot(front: FrontEnd, comfy: ComfyServer)
         r"D-DDIM for 6 steps, [a-z ]+\n[\d,]+ of at most [\d,]+ model calls.*", said
     )
     front.wait()
-    assert only_table(comfy).describe() in front.page.evaluate(f"{shown}.textContent")
+    assert only_table(comfy).title in front.page.evaluate(f"{shown}.textContent")
     assert front.page.evaluate(f"{shown}.querySelector('img')") is None
     front.screenshot(PICTURES / "after_preview.png")
     plot = Image.open(plot_file(front, comfy)).width

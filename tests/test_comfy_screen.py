@@ -87,7 +87,8 @@ def test_a_report_stays(screen: FrontEnd) -> None:
     screen.wait()
     screen.screenshot(PICTURES / "report.png")
     report = screen.page.evaluate(TEXT, DISTILL)
-    assert re.match(r"D-DDIM, 6 steps, .*\n", report) and "saved in dode/" in report
+    assert re.match(r".+ the many-step image .+\nD-DDIM, 6 steps, cfg 2\n", report)
+    assert "saved in dode/" in report
     assert screen.page.evaluate(DRAWN, DISTILL) == 1
 
     saved = screen.workflow()

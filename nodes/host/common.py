@@ -55,8 +55,12 @@ class AnySteps(list[LambdaTable]):
         super().__init__(tables)
         self.stored = stored
 
+    # The host copies what rides on a MODEL, lists by their own copy(), and nothing in this changes.
+    def copy(self) -> AnySteps:
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> AnySteps:
-        return self  # nothing in it changes; the host copies what rides on a MODEL again and again
+        return self
 
 
 def as_list(tables: Tables) -> list[LambdaTable]:
