@@ -37,7 +37,14 @@ def profiled(comfy_server: ComfyServer) -> ComfyServer:
     """A server on which the demo model was distilled once."""
     for file in (*table_files(comfy_server), *profile_files(comfy_server)):
         file.unlink()
-    report = run(comfy_server, once(demo(batch=4))).text()
+    result = run(comfy_server, once(demo(batch=4)))
+    report, title = result.text(), "distilling for any number of steps"
+    told = [
+        data["text"].splitlines() for kind, data in result.job.events if kind == "dode.progress"
+    ]
+    cost = next(lines[1] for lines in told if len(lines) > 1)
+    assert cost.startswith("at most 512 model evaluations, about ")  # 8 samples, 64 each
+    assert [title, cost] in told and f"D-ODE: {title}: {cost}." in result.log
     assert "ready for any number of steps" in report and "saved in" in report
     assert "6 steps, expected" in report and "the many-step image" in report
     assert "measured" in report and "lambda" not in report

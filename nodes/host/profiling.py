@@ -17,6 +17,7 @@ from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
 from . import calibrate, models, store
+from .cost import seconds_each
 from .live import Live
 from .prompts import by_prompt
 from .told import Told
@@ -70,6 +71,8 @@ class ProfileSampler:
         told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
         check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
+        each = seconds_each(told, x, high, extra_args, self.work.batch_size)
+        self.live.expect(calibration.QUICK_BUDGET * len(x), each)
         self.profile = calibration.calibrate(
             told,
             x,

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import comfy.k_diffusion.sampling
-import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
@@ -87,12 +86,7 @@ def sample_dode(
     elif len(sigmas) > 1 and (doubt := warning(choice, len(sigmas) - 1, models.guidance(guider))):
         notice(doubt)
 
-    def interruptible(x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
-        management.throw_exception_if_processing_interrupted()
-        return model(x, sigma, **kwargs)
-
-    told = Told(interruptible)
-    return run_resolved(told, x, resolution, extra_args, callback, disable)
+    return run_resolved(Told(model), x, resolution, extra_args, callback, disable)
 
 
 def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
