@@ -59,6 +59,7 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     arguments = ["--preview-method", "latent2rgb", "--front-end-root", str(root)]
     write_models(base / "models")
     with ComfyServer(base, arguments=arguments) as server:
+        server.show_presets(False)
         yield server
 
 
