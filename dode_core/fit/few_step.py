@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solve.integrate import Denoiser, State, complete
+from ..solve.integrate import Denoiser, State, begin_run, complete, evaluated
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
 from .guarded import has_rows
+from .memory import InParts
 from .products import flat
 from .teacher import Teacher
 
@@ -34,20 +35,25 @@ def already_few_step(
     On the first 4 of the noises x (B, ...) at ``grid[0]``: the plain solver's distance to a
     DPM++ 2M teacher of 4 sub-steps a step against the distance between that teacher and one of 2.
     Where it is not larger for any of them, a teacher shows nothing that the plain solver lacks.
-    Costs 7 runs of the grid on each. Fewer noises than that tell nothing.
+    Costs 7 runs of the grid on those samples. Fewer noises than that tell nothing.
     """
     count = SAMPLES
     if len(x) < count:
         return ""
+    given = extra_args or {}
+    rows = frozenset(k for k, v in given.items() if has_rows(v, len(x)))
+    args = {k: v[:count] if k in rows else v for k, v in given.items()}
+    parts = InParts(model, rows)  # where memory holds no four samples at once
+
+    def in_parts(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return parts(x, sigma, extra_args)
 
     def final(stages: Any) -> Tensor:
-        states = []
-        for i in range(count):  # one at a time: memory is sure to suffice for one
-            row = slice(i, i + 1)
-            args = {k: v[row] if has_rows(v, len(x)) else v for k, v in (extra_args or {}).items()}
-            states.append(State.begin(x[row], args))
-        complete(model, states, plain(stages), parametrization=parametrization)
-        return flat(torch.cat([state.x for state in states]))
+        state = State.begin(x[:count], args)
+        stages = plain(stages)
+        begin_run(model, evaluated(stages))
+        complete(in_parts, [state], stages, parametrization=parametrization)
+        return flat(state.x)
 
     own = final(get_solver(solver).stages(grid, parametrization))
     coarse, fine = (

@@ -39,7 +39,7 @@ class InParts:
                 if not ran_out_of_memory(error):
                     raise
                 if len(x) == 1:
-                    raise no_memory(x) from None
+                    raise no_room(x) from None
                 self.most = len(x) // 2
             free_memory()  # outside of the except block, whose traceback keeps tensors alive
             log.warning("D-ODE: out of memory, now %d at a time.", self.most)
@@ -54,11 +54,11 @@ class InParts:
         return {k: v[rows] if k in self.per_sample else v for k, v in extra_args.items()}
 
 
-def no_memory(x: Tensor) -> CalibrationError:
-    """What to say when memory does not suffice for one sample of x (B, ...)."""
+def no_room(x: Tensor) -> CalibrationError:
+    """What is said when not even one sample of x (B, ...) can be evaluated."""
     return CalibrationError(
-        f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; distill on a "
-        "smaller latent, or free memory first."
+        f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
+        "distill on a smaller latent, or free memory first."
     )
 
 
