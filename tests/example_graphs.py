@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from hosts.checkpoints import SD3_CLIP_L, SD3_TEXT, SD15, SD15_TEXT, write_checkpoint
 
 SEED = 7
 HUGGING_FACE = "https://huggingface.co/Comfy-Org"
@@ -45,6 +42,8 @@ class Example:
     picture: str = ""
     """The node whose picture is the thumbnail, "each" for those of all previews, or "demo" and a
     variant of the demo model, where the model of the graph itself is not at hand."""
+    runs: bool = True
+    """Whether stand-ins for its models let it run as it is."""
 
 
 def plan(**values: Any) -> Node:
@@ -217,21 +216,3 @@ def loaded(name: str, empty: str, size: int) -> dict[str, Node]:
         ),
         "4": Node(empty, (320, 310), (280, 90), {"width": size, "height": size, "batch_size": 1}),
     }
-
-
-# By the names that the front end shows: those of the files.
-EXAMPLES = {
-    "Try D-ODE without a checkpoint": demo,
-    "Distil a checkpoint, then sample": checkpoint,
-    "SD 3.5 and Flux in one node": flow_model,
-    "Image to image, distilled once": image_to_image,
-}
-
-
-def write_models(models: Path) -> None:
-    """Tiny stand-ins, with random weights, for the checkpoints that the examples name."""
-    stand_ins = {checkpoint: (SD15, SD15_TEXT), flow_model: (SD3_TEXT, SD3_CLIP_L)}
-    for example, (tiny, text) in stand_ins.items():
-        for folder, name, _ in example().models:
-            if not (models / folder / name).exists():
-                write_checkpoint(models, tiny, name, text_encoder=text)

@@ -19,7 +19,8 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from example_graphs import EXAMPLES, SEED, Example, Node, write_models  # noqa: E402
+from example_graphs import SEED, Example, Node  # noqa: E402
+from examples import EXAMPLES, write_models  # noqa: E402
 from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
 from hosts.install import newest_front_end  # noqa: E402
@@ -132,8 +133,9 @@ def picture(server: ComfyServer, front: FrontEnd, name: str) -> None:
     front.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
     if example.models:
         front.page.evaluate(SHRINK, SMALL)
-    front.queue()
-    front.wait(timeout=1800)
+    if example.runs:
+        front.queue()
+        front.wait(timeout=1800)
     image = thumbnail(server, front, example)
     shot = front.screenshot(TESTS.parent / "test_output" / f"made_{name}.png", graph_only=True)
     if name in SHOWN:

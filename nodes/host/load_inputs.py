@@ -61,8 +61,8 @@ def load_inputs() -> list[io.Input]:
                 "table",
                 default="",
                 optional=True,
-                tooltip="Which tables, by what they say: 'cfg 7', or 'own noise levels, cfg 7'. The "
-                "panel D-ODE on the left lists them all, and its Load fills this in.",
+                tooltip="Which tables, by what they say: 'cfg 7', or 'own noise levels, cfg 7'. "
+                "The panel D-ODE on the left lists them all, and its Load fills this in.",
             )
         ),
     ]
