@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from example_graphs import checkpoint, demo, flow_model, image_to_image
+from example_graphs import app, checkpoint, demo, flow_model, image_to_image
 from example_video import HIGH, LOW, two_experts
 from hosts.checkpoints import (
     SD3_CLIP_L,
@@ -23,6 +23,7 @@ EXAMPLES = {
     "SD 3.5 and Flux in one node": flow_model,
     "Image to image, distilled once": image_to_image,
     "Wan 2.2, two experts": two_experts,
+    "Few steps, as an app": app,
 }
 
 

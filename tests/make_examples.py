@@ -69,7 +69,10 @@ def build(front: FrontEnd, example: Example) -> dict[str, Any]:
     for note in example.notes:
         front.page.evaluate(NOTE, {"pos": note.pos, "size": note.size, "text": note.text})
     front.fit()
-    return front.workflow()
+    workflow = front.workflow()
+    if example.app is not None:
+        workflow["extra"] |= {"linearMode": True, "linearData": example.app.data()}
+    return workflow
 
 
 def place(node: Node, example: Example) -> dict[str, Any]:
@@ -130,7 +133,9 @@ def write(front: FrontEnd, name: str) -> None:
 def picture(server: ComfyServer, front: FrontEnd, name: str) -> None:
     """One example's thumbnail, and a screenshot of it after a run."""
     example = EXAMPLES[name]()
-    front.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    workflow["extra"].pop("linearMode", None)  # its graph is seen
+    front.load(workflow)
     if example.models:
         front.page.evaluate(SHRINK, SMALL)
     if example.runs:
