@@ -39,3 +39,16 @@ def test_each_expert_has_its_own_profile(comfy: ComfyServer) -> None:
     assert low.startswith("profile: 4 steps from sigma") and f"from {LOW[:-12]}" in low
     assert not [kind for kind, _ in result.job.events if kind == "dode.notice"]
     assert result.latent("15").isfinite().all()
+
+
+def test_the_blueprint_is_offered(comfy: ComfyServer) -> None:
+    """Both samplers as one node, among those that the front end asks packs for."""
+    offered = comfy.client.get("/global_subgraphs")
+    ours = {key for key, each in offered.items() if each["name"] == "Two-expert sampling (D-ODE)"}
+    (key,) = ours
+    data = json.loads(comfy.client.get(f"/global_subgraphs/{key}")["data"])
+    (inner,) = data["definitions"]["subgraphs"]
+    assert [each["type"] for each in inner["nodes"]] == ["KSamplerAdvanced"] * 2
+    assert all("dode" in each["widgets_values"] for each in inner["nodes"])
+    slots = {each.get("label") or each["name"] for each in data["nodes"][0]["inputs"]}
+    assert {"model (high noise)", "model (low noise)", "switch at step"} <= slots
