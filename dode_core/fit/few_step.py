@@ -8,16 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solve.integrate import Denoiser, State, complete
+from ..solve.integrate import Denoiser, State, begin_run, complete
+from ..solve.schedules import make_sigmas
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
 from .guarded import has_rows
+from .memory import InParts
 from .products import flat
 from .teacher import Teacher
 
 SAMPLES = 4
 COARSE, FINE = 2, 4  # sub-steps of the two teachers
 FLOOR = 1e-4  # relative: below it both are rounding
+STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
+
+
+def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:
+    """The steps that few-step models are made for, where none are asked for."""
+    return make_sigmas(SCHEDULE[parametrization], STEPS, lowest, highest).tolist()
+
+
+class _InParts:
+    """The denoiser on at most ``most`` samples at a time, fewer where memory does not suffice."""
+
+    def __init__(self, model: Denoiser, per_sample: frozenset[str], most: int) -> None:
+        self.parts = InParts(model, per_sample)
+        self.parts.most = most
+
+    def begin_run(self, sigmas: Sequence[float]) -> None:
+        begin_run(self.parts.model, sigmas)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return self.parts(x, sigma, extra_args)
 
 
 @torch.no_grad()
@@ -28,6 +50,7 @@ def already_few_step(
     parametrization: str,
     extra_args: Mapping[str, Any] | None = None,
     solver: str = "ddim",
+    batch_size: int = SAMPLES,
 ) -> str:
     """A sentence where the plain solver is within the teacher's own spread; "" where it is not.
 
@@ -39,11 +62,13 @@ def already_few_step(
     count = SAMPLES
     if len(x) < count:
         return ""
-    args = {k: v[:count] if has_rows(v, len(x)) else v for k, v in (extra_args or {}).items()}
+    rows = {k for k, v in (extra_args or {}).items() if has_rows(v, len(x))}
+    args = {k: v[:count] if k in rows else v for k, v in (extra_args or {}).items()}
+    asked = _InParts(model, frozenset(rows), batch_size)
 
     def final(stages: Any) -> Tensor:
         state = State.begin(x[:count], args)
-        complete(model, [state], plain(stages), parametrization=parametrization)
+        complete(asked, [state], plain(stages), parametrization=parametrization)
         return flat(state.x)
 
     own = final(get_solver(solver).stages(grid, parametrization))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
-from . import calibrate, models, store
+from . import before_work, calibrate, models, store
 from .live import Live
 from .prompts import by_prompt
 from .told import Told
@@ -64,12 +64,16 @@ class ProfileSampler:
     ) -> Tensor:
         """Calibrate on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core import calibration  # not before there is work
+        from ...dode_core.fit.few_step import already_few_step, few_step_grid
         from ...dode_core.fit.steady import check_steady
 
         inner, extra_args = by_prompt(model, len(x), extra_args or {})
         told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
         check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
+        grid = few_step_grid(high, low, kind)
+        size = self.work.batch_size
+        self.live.say(already_few_step(told, x, grid, kind, extra_args, batch_size=size))
         self.profile = calibration.calibrate(
             told,
             x,
@@ -97,6 +101,7 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
             f"{work.samples} samples are too few to serve any number of steps; use "
             f"{LEAST_SAMPLES} or more, or another method."
         )
+    before_work.check_caches(work.guider.model_patcher)
     high, low = sigma_range(work.guider.model_patcher)
     latent = calibrate.repeat(work.latent, work.samples)
     noise = comfy.sample.prepare_noise(latent, work.seed)
@@ -127,7 +132,8 @@ def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> t
     how = work.identity, work.cfg, work.seed, work.file
     profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
-    return profile, f"{time.monotonic() - began:.1f} s, {where}"
+    said = f"\n{live.note}" if live.note else ""
+    return profile, f"{time.monotonic() - began:.1f} s, {where}{said}"
 
 
 def find(work: ProfileWork) -> StoredProfile | None:
