@@ -73,7 +73,9 @@ def calibration_of(plan: Any) -> Any:
     """A calibration as the node makes it, with its bar and its previews."""
     format = SimpleNamespace(taesd_decoder_name=None, latent_rgb_factors=None)
     model = SimpleNamespace(load_device="cpu", model=SimpleNamespace(latent_format=format))
-    return part("nodes.host.calibrate").DistillSampler(plan, "ve", part("nodes.host.live").Live(model))
+    return part("nodes.host.calibrate").DistillSampler(
+        plan, "ve", part("nodes.host.live").Live(model)
+    )
 
 
 def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
