@@ -102,7 +102,8 @@ class Walk:
     def _once(self, name: str, value: Any, depth: int) -> None:
         self.left -= 1
         self.open.add(id(value))
-        outer, self.tokens = self.tokens, [name]
+        outer = self.tokens
+        self.tokens = list[str | bytes]([name])
         self._inside(value, depth)
         found = self.hash()
         self.tokens = outer
