@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solve.integrate import Denoiser, State, begin_run, complete
+from ..solve.integrate import Denoiser, State, begin_run, complete, evaluated
 from ..solve.schedules import make_sigmas
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
@@ -26,20 +26,6 @@ STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
 def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:
     """The steps that few-step models are made for, where none are asked for."""
     return make_sigmas(SCHEDULE[parametrization], STEPS, lowest, highest).tolist()
-
-
-class _InParts:
-    """The denoiser on at most ``most`` samples at a time, fewer where memory does not suffice."""
-
-    def __init__(self, model: Denoiser, per_sample: frozenset[str], most: int) -> None:
-        self.parts = InParts(model, per_sample)
-        self.parts.most = most
-
-    def begin_run(self, sigmas: Sequence[float]) -> None:
-        begin_run(self.parts.model, sigmas)
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        return self.parts(x, sigma, extra_args)
 
 
 @torch.no_grad()
@@ -62,13 +48,20 @@ def already_few_step(
     count = SAMPLES
     if len(x) < count:
         return ""
-    rows = {k for k, v in (extra_args or {}).items() if has_rows(v, len(x))}
-    args = {k: v[:count] if k in rows else v for k, v in (extra_args or {}).items()}
-    asked = _InParts(model, frozenset(rows), batch_size)
+    given = extra_args or {}
+    rows = frozenset(k for k, v in given.items() if has_rows(v, len(x)))
+    args = {k: v[:count] if k in rows else v for k, v in given.items()}
+    parts = InParts(model, rows)  # where memory holds no four samples at once
+    parts.most = batch_size
+
+    def in_parts(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return parts(x, sigma, extra_args)
 
     def final(stages: Any) -> Tensor:
         state = State.begin(x[:count], args)
-        complete(asked, [state], plain(stages), parametrization=parametrization)
+        stages = plain(stages)
+        begin_run(model, evaluated(stages))
+        complete(in_parts, [state], stages, parametrization=parametrization)
         return flat(state.x)
 
     own = final(get_solver(solver).stages(grid, parametrization))

@@ -17,6 +17,7 @@ from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
 from . import before_work, calibrate, models, store
+from .cost import seconds_each
 from .live import Live
 from .prompts import by_prompt
 from .told import Told
@@ -71,8 +72,10 @@ class ProfileSampler:
         told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
         check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
-        grid = few_step_grid(high, low, kind)
         size = self.work.batch_size
+        each = seconds_each(told, x, high, extra_args, size)
+        self.live.expect(calibration.QUICK_BUDGET * len(x), each)
+        grid = few_step_grid(high, low, kind)
         self.live.say(already_few_step(told, x, grid, kind, extra_args, batch_size=size))
         self.profile = calibration.calibrate(
             told,
@@ -83,7 +86,7 @@ class ProfileSampler:
             parametrization=kind,
             holdout=self.work.holdout,
             progress=self.live,
-            batch_size=self.work.batch_size,
+            batch_size=size,
         )
         return x
 
@@ -120,11 +123,13 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
     return sampler.profile
 
 
-def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> tuple[Profile, str]:
+def find_or_make_profile(
+    work: ProfileWork, live: Live, reuse: bool = True
+) -> tuple[StoredProfile, str]:
     """(a profile, what was done for it)."""
     found = find(work) if reuse else None
     if found is not None:
-        return found.profile, f"found in {store.shown(found.file)}, nothing to do"
+        return found, f"found in {store.shown(found.file)}, nothing to do"
     if live.teller is not None:
         live.teller.part("distilling for any number of steps")
     began = time.monotonic()
@@ -133,7 +138,7 @@ def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> t
     profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
     said = f"\n{live.note}" if live.note else ""
-    return profile, f"{time.monotonic() - began:.1f} s, {where}{said}"
+    return StoredProfile(profile, file), f"{time.monotonic() - began:.1f} s, {where}{said}"
 
 
 def find(work: ProfileWork) -> StoredProfile | None:

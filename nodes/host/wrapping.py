@@ -70,7 +70,8 @@ def _named(found: list[tuple[str, Any]]) -> list[str]:
             names += [own for own in value if isinstance(own, str)] or _names(key, value)
         else:
             names += _names(key, value)
-    return sorted(set(names))
+    known = {name.removesuffix("Holder").lower(): name for name in sorted(names, reverse=True)}
+    return sorted(name.removesuffix("Holder") for name in known.values())
 
 
 def _labelled(names: list[str], walk: Walk) -> str:
