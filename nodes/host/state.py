@@ -135,8 +135,13 @@ def names(code: types.CodeType) -> set[str]:
     return {name for each in nested(code) for name in each.co_names} - COMMON
 
 
-def changed(code: types.CodeType) -> Iterator[tuple[str, str | None]]:
+@functools.lru_cache(maxsize=1024)
+def changed(code: types.CodeType) -> tuple[tuple[str, str | None], ...]:
     """(variable, None) that is rebound or filled; (variable, attribute) of it that is."""
+    return tuple(_changed(code))
+
+
+def _changed(code: types.CodeType) -> Iterator[tuple[str, str | None]]:
     steps = list(_steps(code))
     for i, (what, name) in enumerate(steps):
         before = steps[max(0, i - 3) : i]
