@@ -190,6 +190,36 @@ def test_loras_beside_a_layer_are_told_apart(base: Any) -> None:
         assert like(one, other) == "close"
 
 
+def test_hooks_of_a_prompt(base: Any) -> None:
+    """A LoRA that rides on a prompt is known by value, and before the host puts it on the model."""
+    import comfy.hooks
+
+    def hooked_prompt(seed: int, strength: float, later: float | None = None) -> Any:
+        group = comfy.hooks.create_hook_lora(lora(seed), strength, 0.0)
+        if later is not None:
+            frames = comfy.hooks.HookKeyframeGroup()
+            frames.add(comfy.hooks.HookKeyframe(later, 0.5))
+            group.set_keyframes_on_hooks(frames)
+        guide = guider(base)
+        conds = guide.original_conds["positive"]
+        guide.original_conds = {
+            **guide.original_conds,
+            "positive": [{**cond, "hooks": group} for cond in conds],
+        }
+        return guide
+
+    plain = print_of(base, guider(base))
+    first = hooked_prompt(1, 0.5)
+    one = print_of(base, first)
+    found = part("dode_core.tables.likeness").compare(one, plain)
+    assert found.kind == "close" and found.note == "made without hooks"
+    assert not output(first).equal(output(guider(base)))
+    assert print_of(base, first) == one == print_of(base, hooked_prompt(1, 0.5))
+    others = hooked_prompt(2, 0.5), hooked_prompt(1, 0.6), hooked_prompt(1, 0.5, 0.3)
+    for other in others:
+        assert like(one, print_of(base, other)) == "close"
+
+
 class Slots:
     __slots__ = ("by",)
 

@@ -16,6 +16,7 @@ from comfy.samplers import CFGGuider
 from ...dode_core.tables.identity import digest, labelled
 from ...dode_core.tables.likeness import PARTLY
 from .anything import Walk, name_of
+from .hooks import prompt_hooks
 from .state import State
 from .weights import network, own_parts
 
@@ -38,9 +39,12 @@ PROBE = 0.5
 STEP_CACHE = re.compile(r"\b(?:Easy|Lazy|Tea|Mag|FB|FirstBlock|Taylor|Di|DB)Cache", re.IGNORECASE)
 
 
-def options_mark(patcher: Any) -> str:
-    """Everything that is put around the weights, hashed and named; "none" for nothing."""
-    found = _found(patcher)
+def options_mark(patcher: Any, guider: Any = None) -> str:
+    """Everything that is put around the weights, hashed and named; "none" for nothing.
+
+    ``guider``: whose prompts may bring hooks, LoRAs for their part of a run.
+    """
+    found = _found(patcher) + prompt_hooks(guider)
     if not found:
         return NONE
     own = own_parts(patcher)
@@ -66,7 +70,9 @@ def _named(found: list[tuple[str, Any]]) -> list[str]:
     names: list[str] = []
     for name, value in found:
         group, key = name.split("/", 1)
-        if group in ("wrappers", "callbacks") or key == "injections":
+        if group == "prompt":
+            names.append(key)
+        elif group in ("wrappers", "callbacks") or key == "injections":
             names += [own for own in value if isinstance(own, str)] or _names(key, value)
         else:
             names += _names(key, value)
@@ -99,7 +105,7 @@ def _wrapping(patcher: Any) -> Iterator[tuple[str, Any]]:
         same = getattr(value, "_orig_mod", value) is network(patcher.model)
         if key not in OWN_MARK and not same:
             yield f"object/{key}", value
-    for name in ("weight_wrapper_patches", "injections", "hook_patches", "additional_models"):
+    for name in ("weight_wrapper_patches", "injections", "additional_models"):
         yield f"model/{name}", getattr(patcher, name, None)
 
 
