@@ -125,7 +125,8 @@ def test_every_variant(comfy: ComfyServer) -> None:
         source = demo(variant=variant)
         report = run(comfy, distill(source, scheduler="simple")).text()
         (line,) = run(comfy, ksampler(source, scheduler="simple")).said()
-        assert line.startswith("exact") and line.partition(" (from")[0][13:] in report
+        title, worth = line.partition(" (from")[0].removeprefix("exact table: ").split(", cfg 2, ")
+        assert f"{title}, cfg 2" in report and report.startswith(worth)
 
 
 def test_without_a_table(comfy: ComfyServer) -> None:

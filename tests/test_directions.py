@@ -53,7 +53,8 @@ def test_a_new_direction_is_fitted_saved_and_run(
     table.save(tmp_path / "older.dode.json")
     back = dode.LambdaTable.load(tmp_path / "older.dode.json")
     assert same(back, table) and back.scheme.directions == (older, "gain")
-    assert "older output + gain" in back.describe()
+    assert list(back.column_names) == ["older output", "gain"]
+    assert "2 numbers a step" in back.describe()
     used = resolve([back], sigmas.tolist(), parametrization=parametrization)
     assert used.kind == "exact" and used.stages == table.stages
 
