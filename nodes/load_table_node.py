@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from ..dode_core.errors import DodeError
 from ..dode_core.shelf import StoredProfile
 from .host import store
-from .host.common import CATEGORY, AnySteps, Table
+from .host.any_steps import AnySteps
+from .host.common import CATEGORY, Table
 from .host.load_inputs import STEPS, is_profile, load_inputs
 from .host.profile_report import summary
 from .host.telling import report

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError, TableError
 from .host import models, store
-from .host.common import CATEGORY, AnySteps, Table, Tables, as_list
+from .host.any_steps import AnySteps
+from .host.common import CATEGORY, Table, Tables, as_list
 from .host.profile_report import summary
 from .host.telling import report
 

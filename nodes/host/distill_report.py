@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.tables.table import LambdaTable
-from .common import AnySteps
+from .any_steps import AnySteps
 from .telling import report
 
 

@@ -13,7 +13,7 @@ from ...dode_core.errors import DodeError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, closer, table_for
 from ...dode_core.tables.table import LambdaTable
-from .common import AnySteps
+from .any_steps import AnySteps
 
 PEERS = {"DPM++ 2M": "dpmpp_2m", "Euler": "ddim", "iPNDM": "ipndm", "DEIS": "deis"}
 

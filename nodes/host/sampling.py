@@ -19,7 +19,7 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
-from .common import AnySteps
+from .any_steps import AnySteps
 from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers

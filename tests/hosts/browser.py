@@ -43,6 +43,7 @@ LISTEN = """() => {
 # the front end's "Nodes 2.0", as elements of the page.
 DRAWN = """() => {
     const drawn = node => {
+        if (node.flags?.collapsed) return true;  // it shows its title alone
         const images = window.app.nodeOutputs?.[node.id]?.images ?? [];
         return !images.length || (node.imgs?.length && node.imgs.every(img => img.complete));
     };
