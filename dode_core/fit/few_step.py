@@ -24,7 +24,7 @@ STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
 
 
 def evaluations(steps: int, samples: int) -> int:
-    """What :func:`already_few_step` costs on a grid of so many steps, in evaluations of a sample."""
+    """What :func:`already_few_step` costs on a grid of so many steps: evaluations of a sample."""
     return SAMPLES * (1 + COARSE + FINE) * steps if samples >= SAMPLES else 0
 
 
