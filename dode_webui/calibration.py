@@ -88,7 +88,7 @@ class HiddenSampler:
 
         Raises :class:`CalibrationError`.
         """
-        grid = max(grids, key=len)
+        grid = min(grids, key=len)
         kind = infer_parametrization(model, grid)
         asked = Watched(Rows(model, extra_args, grids), self.progress)
         noise = self.noise(x, start_scale(grid[0], kind))

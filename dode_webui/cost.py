@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from dode_core.errors import DodeError
+from dode_core.fit import few_step
+from dode_core.fit.steady import EVALUATIONS as STEADY
 
 from . import host, job
 from .request import Request
@@ -39,10 +41,11 @@ def evaluations(request: Request) -> int:
 def _evaluations(request: Request) -> int:
     from dode_core.calibration import QUICK_BUDGET
 
-    from .calibration import plan
+    from .calibration import PEERS, plan
 
+    look = STEADY + few_step.evaluations(min(request.steps), request.samples)
     if request.once:
-        return QUICK_BUDGET * request.samples
+        return QUICK_BUDGET * request.samples + look
 
     counted: list[int] = []
 
@@ -52,10 +55,11 @@ def _evaluations(request: Request) -> int:
 
     grids = [[1.0, *(0.9 - 0.8 * i / n for i in range(n - 1)), 0.0] for n in request.steps]
     x = torch.zeros(request.samples, 1, 1, 1)
+    how: dict[str, Any] = {"progress": count, "parametrization": "ve", "batch_size": 1}
     for part in plan(request):
         with contextlib.suppress(_Counted):
-            part(_nothing, x, grids, progress=count, parametrization="ve", batch_size=1)
-    return sum(counted)
+            part(_nothing, x, grids, peers=PEERS, **how)
+    return sum(counted) + look
 
 
 def _nothing(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:

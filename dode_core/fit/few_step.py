@@ -23,6 +23,11 @@ FLOOR = 1e-4  # relative: below it both are rounding
 STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
 
 
+def evaluations(steps: int, samples: int) -> int:
+    """What :func:`already_few_step` costs on a grid of so many steps: evaluations of a sample."""
+    return SAMPLES * (1 + COARSE + FINE) * steps if samples >= SAMPLES else 0
+
+
 def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:
     """The steps that few-step models are made for, where none are asked for."""
     return make_sigmas(SCHEDULE[parametrization], STEPS, lowest, highest).tolist()
