@@ -171,19 +171,17 @@ def request_of(known: list[str], values: Any) -> Request:
     lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
     if which == LIST and not lines:
         raise DodeError("No prompt is given; write one a line, or use that of txt2img.")
+    txt2img = captured.of_request(current)
+    if str(steps).strip():
+        txt2img["steps"] = parse_steps(steps)
+    if which == LIST:
+        txt2img["prompts"] = tuple(lines)
     return Request(
         solver=SOLVER_MENU.get(solver, solver),
-        steps=parse_steps(steps) if str(steps).strip() else (current["steps"],),
-        scheduler=current["scheduler"],
-        prompts=tuple(lines) if which == LIST else (current["prompt"],),
-        negative=current["negative"],
-        cfg=current["cfg"],
-        distilled_cfg_scale=current["distilled_cfg_scale"],
-        width=current["width"],
-        height=current["height"],
         samples=int(samples),
         learn_sigmas=effort != cost.QUICK,
         once=effort == cost.ONCE,
         seed=int(min(max(seed or 0, 0), LIMITS["seed"][1])),
         batch_size=int(size),
+        **txt2img,
     )
