@@ -74,9 +74,9 @@ class Distill(io.ComfyNode):
         if method == EVERY_RUN:
             file = store.profile_target(filename)
             once = ProfileWork(guider, calibrate.emptied(content), identity, *amount, file)
-            profile, where = find_or_make_profile(once, live, reuse=not re_distill)
-            tables, text = tables_of(profile, grids, where)
-            drawn = plot_profile(profile, tables, grids)
+            stored, where = find_or_make_profile(once, live, reuse=not re_distill)
+            tables, text = tables_of(stored, grids, where)
+            drawn = plot_profile(stored.profile, tables, grids)
         else:
             how = solver, Teacher(teacher, teacher_steps), *amount, models.guidance(guider), method
             settings, file = calibrate.DistillSettings(*how), store.target(identity, filename)

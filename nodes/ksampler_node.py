@@ -38,6 +38,7 @@ class KSampler(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Which table was used, and how."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,  # only then its report comes along when it is cached
         )
 
     @classmethod

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError, TableError
 from .host import models, store
-from .host.common import CATEGORY, Table, Tables, as_list
+from .host.common import CATEGORY, AnySteps, Table, Tables, as_list
+from .host.profile_report import summary
 from .host.telling import report
 
 
@@ -61,12 +62,16 @@ class SaveTable(io.ComfyNode):
         identity = None
         if model is not None:
             identity = models.identify(model, cls.hidden.prompt, cls.hidden.unique_id)
-        file, note = store.save(table, identity, store.target(identity, filename))
-        tables = as_list(table)
-        known = tables[0].model_fingerprint
+        if isinstance(table, AnySteps):
+            file, note = store.copy_profile(table.stored.profile, identity, filename)
+            said = summary(table.stored.profile)
+        else:
+            file, note = store.save(table, identity, store.target(identity, filename))
+            said = "\n".join(each.describe() for each in as_list(table))
+        first = as_list(table)[0]
+        known = first.model_fingerprint
         if identity and known and not identity.same_model(known):
-            note += f"; it was made for {tables[0].model_name or 'another model'}"
-        said = "\n".join(each.describe() for each in tables)
+            note += f"; it was made for {first.model_name or 'another model'}"
         text = f"{said}\nsaved in {store.shown(file)}" + note
         return io.NodeOutput(str(file), ui=report(text))
 

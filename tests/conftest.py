@@ -88,6 +88,7 @@ def comfy_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
     arguments = ["--preview-method", "latent2rgb"]
     packs = [CONDITIONING_PACK]
     with ComfyServer(base, packs=packs, arguments=arguments, obey_permissions=True) as server:
+        server.show_presets(False)
         yield server
 
 
@@ -112,6 +113,7 @@ def rough_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
         broken.write_text("import a_module_that_is_gone\n")
     packs, wanted = [CONDITIONING_PACK, RUDE_PACK], {"DODE_SAMPLERS": "paper"}
     with ComfyServer(base, packs=packs, environment=wanted) as server:
+        server.show_presets(False)
         yield server
 
 

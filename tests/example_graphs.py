@@ -77,15 +77,17 @@ def demo() -> Example:
         "6": Node("PreviewImage", (820, 745), (280, 255), {"images": ["5", 0]}, "D-ODE, 8 steps"),
         "7": Node("DODE_Compare", (1140, 0), (640, 1000), compare),
     }
-    text = """Press **Run**. *D-ODE Distill* learns a few numbers from the model's own path in \
-many small steps, and saves them: once per model and settings. The plot shows them and what they \
-are worth on noise that was not learned from.
+    text = """Press **Run**. *D-ODE Distill* learns once, for this model and cfg, how to follow \
+the model's own path in few steps, and saves that. The plot shows what to expect at how many steps.
 
-*KSampler (D-ODE)* samples with them. So does the stock KSampler with the sampler **dode**.
+**Then change freely**, nothing is made anew: *steps* and *scheduler* in *D-ODE Settings*, the \
+seed, the subject, *denoise*. Only another *cfg* or another model is distilled again.
+
+*KSampler (D-ODE)* samples with it. So does the stock KSampler with the sampler **dode**.
 
 *D-ODE Compare* samples the same noise four ways; the first column is the goal.
 
-With a checkpoint of yours instead of the demo model the table is saved beside it."""
+With a checkpoint of yours instead of the demo model it is saved beside that."""
     return Example(nodes, [Note((0, 510), (280, 490), text)], picture="7")
 
 
@@ -100,11 +102,10 @@ def enlarged(image: list[Any]) -> dict[str, Any]:
 
 
 def image_to_image() -> Example:
-    """One table serves every denoise: the end of its schedule is a slice of it."""
+    """Distilled once, every denoise and number of steps is served."""
     parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
     emoji = {"subject": "animals", "variant": "EDM", "batch_size": 4}
     distill = {**parts, "latent": ["1", 3], **PLAN, "solver": "ddim", "samples": 16}
-    distill["method"] = "one lambda"  # learned sigmas serve whole runs only
     first = {**parts, "latent_image": ["1", 3], "table": ["2", 0], "seed": SEED}
     first |= planned("cfg", "scheduler")
     other = {"subject": "food", "variant": "EDM", "batch_size": 1}
@@ -112,7 +113,7 @@ def image_to_image() -> Example:
         "1": Node("DODE_DemoModel", (0, 0), (280, 190), emoji, "From this"),
         "20": plan(steps=10, cfg=2.0, scheduler="karras"),
         "3": Node("DODE_DemoModel", (0, 510), (280, 190), other, "To this"),
-        "2": Node("DODE_Distill", (320, 0), (400, 560), distill),
+        "2": Node("DODE_Distill", (320, 0), (400, 620), distill),
         "10": Node("DODE_KSampler", (760, 0), SAMPLER, {**first, "steps": 10}, "The image", True),
         **shown(11, 760, "The image"),
     }
@@ -123,13 +124,14 @@ def image_to_image() -> Example:
         title = f"denoise {denoise}, {steps} steps"
         nodes[key] = Node("DODE_KSampler", (x, 0), SAMPLER, again, title, True)
         nodes |= shown(int(key) + 1, x, title)
-    text = """Image to image runs the end of a longer schedule: denoise 0.5 in 5 steps are the \
-last 5 of 10. So **one table, distilled for 10 steps** with the method *one lambda*, serves all of \
-these, and the samplers say *slice table*.
+    text = """*D-ODE Distill* runs **once** for this model and cfg; all four samplers use it, and \
+say so. The first makes the image to start from, the others turn it into another subject.
 
-The first sampler makes the image to start from, the others turn it into another subject. Instead \
-of the first use *Load Image* and *VAE Encode*, and your own checkpoint."""
-    return Example(nodes, [Note((320, 630), (400, 370), text)], picture="each")
+**Change freely**: *steps*, *denoise* and the seed of each sampler, and the *scheduler*. Only \
+another *cfg* or model is distilled again.
+
+Instead of the first sampler use *Load Image* and *VAE Encode*, and your own checkpoint."""
+    return Example(nodes, [Note((320, 690), (400, 310), text)], picture="each")
 
 
 SAMPLER = (260, 600)
@@ -163,12 +165,12 @@ def checkpoint() -> Example:
         "9": shut("VAEDecode", (1140, 650), {"samples": ["8", 0], "vae": ["1", 2]}),
         "10": Node("PreviewImage", (1460, 0), (440, 600), {"images": ["9", 0]}),
     }
-    text = """**Once per checkpoint and settings:** *D-ODE Distill*, some minutes on a GPU. It \
-says beforehand how long. The table is saved beside the checkpoint, and \
-with the same settings it is not made again.
+    text = """**Once per checkpoint and cfg:** *D-ODE Distill*, some minutes on a GPU; it says \
+beforehand how long. What it learns is saved beside the checkpoint and not made again.
 
-**Every day:** the stock KSampler with the sampler **dode**. It finds the table by itself; *D-ODE \
-Apply to Model* is only here so that this graph runs in one go.
+**Every day:** the stock KSampler with the sampler **dode**. It finds it by itself, so **change \
+freely**: steps, denoise, scheduler, start and end step, prompt, seed. *D-ODE Apply to Model* is \
+only here so that this graph runs in one go.
 
 For SDXL set the latent to 1024 x 1024. Not for Turbo, Lightning or LCM models."""
     note = Note((0, 520), (600, 260), text)
@@ -193,9 +195,10 @@ def flow_model() -> Example:
         "6": shut("VAEDecode", (1080, 0), {"samples": ["5", 0], "vae": ["1", 2]}),
         "7": Node("PreviewImage", (1080, 60), (560, 700), {"images": ["6", 0]}),
     }
-    text = """**KSampler (D-ODE)** does it all: it looks for the best table for this model, these \
-noise levels and this cfg. With *no_table* set to *distil one now* it makes one when there is \
-none, once, and keeps it beside the checkpoint. The node says which table it used.
+    text = """**KSampler (D-ODE)** does it all. With *no_table* set to *distil one now* it \
+distills when there is nothing yet for this model and cfg: once, some minutes on a GPU, kept \
+beside the checkpoint. **Then change freely**: steps, denoise, scheduler, prompt, seed. The node \
+says what it used.
 
 For Flux and others replace the loaders; set cfg as you always do. Not for few-step models \
 (schnell, turbo)."""
@@ -221,7 +224,7 @@ EXAMPLES = {
     "Try D-ODE without a checkpoint": demo,
     "Distil a checkpoint, then sample": checkpoint,
     "SD 3.5 and Flux in one node": flow_model,
-    "Image to image with one table": image_to_image,
+    "Image to image, distilled once": image_to_image,
 }
 
 

@@ -29,7 +29,7 @@ FOLDER = TESTS.parent / "example_workflows"
 IMAGES = TESTS.parent / "docs" / "images"
 SHOWN = {
     "Try D-ODE without a checkpoint": "comfyui.png",
-    "Image to image with one table": "comfyui-image-to-image.png",
+    "Image to image, distilled once": "comfyui-image-to-image.png",
 }
 SMALL = 64  # the size at which tiny stand-ins for checkpoints are run
 WIDTH = 640  # of a thumbnail
@@ -104,15 +104,15 @@ def thumbnail(server: ComfyServer, front: FrontEnd, example: Example) -> Image.I
 
 
 def compared(server: ComfyServer, variant: str) -> Image.Image:
-    """What D-ODE Compare shows of the demo model and a table of the quick method."""
+    """What D-ODE Compare shows of the demo model, distilled by the default method."""
     emoji = {"subject": "animals", "variant": variant, "batch_size": 2}
     parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
     plan = {"steps": 6, "cfg": 2.0, "scheduler": "karras" if variant == "EDM" else "simple"}
-    quick = {"solver": "ddim", "method": "one lambda", "samples": 8, "latent": ["1", 3]}
+    once = {"solver": "ddim", "samples": 16, "latent": ["1", 3]}
     shown = {"vae": ["1", 4], "latent_image": ["1", 3], "peer": "dpmpp_2m", "seed": SEED}
     prompt = {
         "1": {"class_type": "DODE_DemoModel", "inputs": emoji},
-        "2": {"class_type": "DODE_Distill", "inputs": {**parts, **plan, **quick}},
+        "2": {"class_type": "DODE_Distill", "inputs": {**parts, **plan, **once}},
         "3": {"class_type": "DODE_Compare", "inputs": {**parts, **plan, **shown}},
     }
     prompt["3"]["inputs"]["table"] = ["2", 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from comfy_graphs import (
@@ -30,6 +32,7 @@ NODES = (
     "DODE_Scheduler",
     "DODE_Settings",
 )
+COST = r"at most [\d,]+ model evaluations, about [\d.]+ (s|min|h) here \(one takes [\d.e-]+ s\)"
 WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 
 
@@ -71,7 +74,10 @@ def test_distills_shows_and_saves(comfy: ComfyServer) -> None:
     plot = comfy.image(reference)
     assert plot.width > 600 and len(plot.convert("L").getcolors(256) or []) > 50
     text = result.text()
-    assert table.describe() in text and f"dode/{file.name}" in text
+    assert text.splitlines()[0] == f"{table.worth}, on noise that it did not learn from"
+    assert "the many-step image" in table.worth
+    assert text.splitlines()[1] == table.title and f"dode/{file.name}" in text
+    assert not {"lambda", "gain", "column", "held"} & set(text.split())
 
     progress = [data for kind, data in result.job.events if kind == "progress"]
     values = [data["value"] for data in progress]
@@ -81,7 +87,10 @@ def test_distills_shows_and_saves(comfy: ComfyServer) -> None:
     told = [data for kind, data in result.job.events if kind == "dode.progress"]
     lines = [data["text"].splitlines() for data in told]
     assert lines[0] == ["D-DDIM for 6 steps"]
-    assert ["D-DDIM for 6 steps, following the model in many small steps"] in lines
+    (cost,) = {line[1] for line in lines if len(line) > 1}  # said first, and kept in sight
+    assert re.fullmatch(COST, cost) and len(next(line for line in lines if cost in line)) == 2
+    assert ["D-DDIM for 6 steps, following the model in many small steps", cost] in lines
+    assert f"D-ODE: D-DDIM for 6 steps: {cost}." in result.log
     assert any(" left" in line[-1] for line in lines)
     assert any(data["picture"].startswith("data:image/jpeg;base64,") for data in told)
 

@@ -30,7 +30,7 @@ def test_columns_and_sigmas(comfy: ComfyServer) -> None:
         ksampler(source, "euler", "euler", steps=6),
         ksampler(source, "teacher", "heun", steps=40),
     )
-    assert "exact table" in result.log and "own sigmas" in result.log
+    assert "exact table" in result.log and "own noise levels" in result.log
     ours, plain, goal = (result.latent(key) for key in ("k", "euler", "teacher"))
     torch.testing.assert_close(ours, result.latent("c"), rtol=1e-4, atol=1e-4)
     assert rms(ours, goal) < 0.6 * rms(plain, goal)

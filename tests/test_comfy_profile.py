@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from comfy_graphs import Source, demo, distill, ksampler, node, rms, run, saved, table_files
+from comfy_graphs import (
+    Source,
+    demo,
+    distill,
+    ksampler,
+    node,
+    rms,
+    run,
+    sampler_custom,
+    saved,
+    table_files,
+)
 from hosts.comfy import ComfyServer
 
 import dode_core as dode
@@ -26,7 +37,14 @@ def profiled(comfy_server: ComfyServer) -> ComfyServer:
     """A server on which the demo model was distilled once."""
     for file in (*table_files(comfy_server), *profile_files(comfy_server)):
         file.unlink()
-    report = run(comfy_server, once(demo(batch=4))).text()
+    result = run(comfy_server, once(demo(batch=4)))
+    report, title = result.text(), "distilling for any number of steps"
+    told = [
+        data["text"].splitlines() for kind, data in result.job.events if kind == "dode.progress"
+    ]
+    cost = next(lines[1] for lines in told if len(lines) > 1)
+    assert cost.startswith("at most 512 model evaluations, about ")  # 8 samples, 64 each
+    assert [title, cost] in told and f"D-ODE: {title}: {cost}." in result.log
     assert "ready for any number of steps" in report and "saved in" in report
     assert "6 steps, expected" in report and "the many-step image" in report
     assert "measured" in report and "lambda" not in report
@@ -119,3 +137,39 @@ def test_a_damaged_profile_is_named_and_left_out(profiled: ComfyServer) -> None:
         assert "It is left out" in result.log and "uncalibrated" in result.log
     finally:
         file.write_bytes(whole)
+
+
+def test_what_is_connected_serves_every_run(profiled: ComfyServer) -> None:
+    """TABLE of a profile, on the MODEL and through a sampler node, for other steps and a part."""
+    source = demo(batch=2)
+    apply = {"apply": node("DODE_ApplyToModel", model=source.model, table=["distill", 0])}
+    riding = Source(apply, ["apply", 0], source.positive, source.negative, source.latent)
+    sampler = {"sampler": node("DODE_Sampler", table=["distill", 0])}
+    result = run(
+        profiled,
+        once(demo(batch=4), steps="8"),
+        ksampler(riding, "whole", steps=5, seed=31),
+        ksampler(riding, "part", steps=4, denoise=0.6, seed=31),
+        {**sampler, **sampler_custom(source, ["sampler", 0], ["distill", 1])},
+    )
+    said = sorted(line for line in result.said() if line.startswith("profile"))
+    assert [line.split(",")[0].split(" from")[0] for line in said] == [
+        "profile: 4 steps",
+        "profile: 5 steps",
+        "profile: 8 steps",
+    ]
+    assert not any("connected" in line for line in said)
+    assert not [kind for kind, _ in result.job.events if kind == "dode.notice"]
+
+
+def test_a_profile_is_saved_under_a_name_of_ones_own(profiled: ComfyServer) -> None:
+    before = set(profile_files(profiled))
+    keep = {"save": node("DODE_SaveTable", table=["distill", 0], filename="my own")}
+    try:
+        text = run(profiled, once(demo(batch=4), steps="7"), keep).text("save")
+        assert "any number of steps" in text and "saved in dode/my own.dode-profile" in text
+        (made,) = set(profile_files(profiled)) - before
+        assert dode.Profile.load(made).cfg == 2.0
+    finally:
+        for file in set(profile_files(profiled)) - before:
+            file.unlink()

@@ -43,6 +43,16 @@ BOXES = """() => window.app.graph.nodes.map(node => {
     const box = node.boundingRect;
     return [node.title, box[0], box[1], box[0] + box[2], box[1] + box[3]];
 })"""
+FIXED = """id => {
+    const widgets = window.app.graph.getNodeById(id).widgets;
+    widgets.find(widget => widget.name === 'control_after_generate').value = 'fixed';
+}"""
+HEAR = """() => window.app.api.addEventListener(
+    'dode.notice', event => { window.dodeHeard = event.detail.text; })"""
+# What is said is drawn by the next frame.
+FRAMES = """() => new Promise(
+    done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0))))"""
+NOTICES = "dode.notices"
 DISTILL, SAMPLE = 2, 3
 _seeds = itertools.count(2000)
 
@@ -59,6 +69,7 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     arguments = ["--preview-method", "latent2rgb", "--front-end-root", str(root)]
     write_models(base / "models")
     with ComfyServer(base, arguments=arguments) as server:
+        server.show_presets(False)
         yield server
 
 
@@ -87,7 +98,8 @@ def test_a_report_stays(screen: FrontEnd) -> None:
     screen.wait()
     screen.screenshot(PICTURES / "report.png")
     report = screen.page.evaluate(TEXT, DISTILL)
-    assert re.match(r"D-DDIM, 6 steps, .*\n", report) and "saved in dode/" in report
+    assert re.match(r".+ the many-step image .+\nD-DDIM, 6 steps, cfg 2\n", report)
+    assert "saved in dode/" in report
     assert screen.page.evaluate(DRAWN, DISTILL) == 1
 
     saved = screen.workflow()
@@ -104,6 +116,30 @@ def test_a_report_stays(screen: FrontEnd) -> None:
     assert screen.errors == []
 
 
+def test_a_sampler_says_it_when_it_is_cached(screen: FrontEnd) -> None:
+    """KSampler (D-ODE): after the job, in a graph that has no report yet, and when loaded again."""
+    source = {"class_type": "DODE_DemoModel", "inputs": {"subject": "food", "variant": "EDM"}}
+    source["inputs"]["batch_size"] = 1
+    parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
+    inputs = {**parts, "latent_image": ["1", 3], "seed": next(_seeds), "steps": 5, "cfg": 2.0}
+    sampler = {"class_type": "DODE_KSampler", "inputs": inputs}
+    keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
+    screen.load_prompt({"1": source, str(SAMPLE): sampler, "4": keep})
+    screen.page.evaluate(FIXED, SAMPLE)
+    unsaid = screen.workflow()
+    for _ in range(2):  # made, then cached
+        screen.queue()
+        screen.wait()
+        screen.page.wait_for_function(f"id => ({TEXT})(id).startsWith('uncalibrated')", arg=SAMPLE)
+        saved = screen.workflow()
+        screen.load(unsaid)
+        assert screen.page.evaluate(TEXT, SAMPLE) == ""
+    screen.reset()
+    screen.load(saved)
+    assert screen.page.evaluate(TEXT, SAMPLE).startswith("uncalibrated")
+    assert screen.errors == []
+
+
 def test_an_interrupted_run_takes_its_progress_along(screen: FrontEnd, newest: ComfyServer) -> None:
     screen.load_prompt(graph())
     screen.queue()
@@ -114,8 +150,27 @@ def test_an_interrupted_run_takes_its_progress_along(screen: FrontEnd, newest: C
     screen.page.wait_for_function(f"id => ({TEXT})(id) === ''", arg=DISTILL)
 
 
+def test_notices_can_be_turned_off(screen: FrontEnd) -> None:
+    """By the setting: the server still says it, and nothing is shown."""
+    screen.set({NOTICES: False})
+    try:
+        screen.reset()
+        alone = {key: node for key, node in graph().items() if key != str(DISTILL)}
+        keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
+        screen.load_prompt({**alone, "4": keep})
+        screen.page.evaluate(HEAR)
+        screen.queue()
+        screen.wait()
+        heard = screen.page.wait_for_function("() => window.dodeHeard", timeout=30_000)
+        assert heard.json_value().startswith("No table fits this run")
+        screen.page.evaluate(FRAMES)
+        assert screen.page.get_by_text("No table fits this run").count() == 0
+    finally:
+        screen.set({NOTICES: True})
+
+
 def test_a_fallback_is_seen(screen: FrontEnd) -> None:
-    """A toast for the stock KSampler that found no table, unless the user wants none."""
+    """A toast for the stock KSampler that found no table; it is on unless the user wants none."""
     alone = {key: node for key, node in graph().items() if key != str(DISTILL)}
     keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
     screen.load_prompt({**alone, "4": keep})
@@ -132,7 +187,7 @@ def test_no_node_over_another(screen: FrontEnd, file: Path) -> None:
     screen.load(json.loads(file.read_text(encoding="utf-8")))
     assert overlaps(screen) == []
     screen.page.wait_for_function("() => window.app.canvas.ds.scale >= 0.6")  # it glides there
-    screen.page.evaluate(SMALL, True)  # the quick method: what is drawn is the same
+    screen.page.evaluate(SMALL, True)
     screen.queue()
     screen.wait(timeout=900)
     mode = "vue" if screen.settings["Comfy.VueNodes.Enabled"] else "classic"

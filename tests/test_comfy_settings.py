@@ -32,7 +32,7 @@ def test_settings_go_everywhere(comfy: ComfyServer) -> None:
     source = demo()
     work = linked(distill(source, steps=99, cfg=9.0), "distill")
     result = run(comfy, settings(), work, linked(ksampler(source, steps=99), "k"))
-    assert result.text().startswith("D-DDIM, 6 steps")
+    assert "\nD-DDIM, 6 steps, cfg 2\n" in result.text()
     (said,) = result.said()
     assert said.startswith("uncalibrated") or said.startswith("exact table: D-DDIM, 6 steps, cfg 2")
     again = run(comfy, settings(), linked(ksampler(source, steps=99, seed=8), "k"))

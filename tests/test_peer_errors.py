@@ -48,9 +48,13 @@ def test_measured_on_the_same_noises_and_grid(kind: str, solver: str, learn: boo
 
 def test_said_in_the_order_that_matters() -> None:
     table = made_up(error=0.5, peer_errors={"dpmpp_2m": 0.16, "euler": 0.2})
-    said = table.describe()
-    assert "error 0.62 of DPM++ 2M's, 0.50 of plain on held-out samples" in said
-    assert "error 0.50 of plain on held-out samples" in made_up(error=0.5).describe()
+    assert table.worth == "38% closer to the many-step image than DPM++ 2M"
+    assert table.describe() == f"{table.title}, {table.worth}"
+    plain = made_up(error=0.5)
+    assert plain.worth == "50% closer to the many-step image than plain DDIM"
+    assert made_up(error=0.98).worth == "about as close to the many-step image as plain DDIM"
+    assert made_up(error=1.25).worth == "25% farther from the many-step image than plain DDIM"
+    assert made_up(error=None).worth == ""
     assert made_up(peer_errors={"deis": 0.2}).best_peer == ("deis", 0.2)
 
 

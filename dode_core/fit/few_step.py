@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..solve.integrate import Denoiser, State, complete
+from ..solve.integrate import Denoiser, State, begin_run, complete, evaluated
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
 from .guarded import has_rows
+from .memory import InParts
 from .products import flat
 from .teacher import Teacher
 
@@ -39,11 +40,19 @@ def already_few_step(
     count = SAMPLES
     if len(x) < count:
         return ""
-    args = {k: v[:count] if has_rows(v, len(x)) else v for k, v in (extra_args or {}).items()}
+    given = extra_args or {}
+    rows = frozenset(k for k, v in given.items() if has_rows(v, len(x)))
+    args = {k: v[:count] if k in rows else v for k, v in given.items()}
+    parts = InParts(model, rows)  # where memory holds no four samples at once
+
+    def in_parts(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return parts(x, sigma, extra_args)
 
     def final(stages: Any) -> Tensor:
         state = State.begin(x[:count], args)
-        complete(model, [state], plain(stages), parametrization=parametrization)
+        stages = plain(stages)
+        begin_run(model, evaluated(stages))
+        complete(in_parts, [state], stages, parametrization=parametrization)
         return flat(state.x)
 
     own = final(get_solver(solver).stages(grid, parametrization))

@@ -39,10 +39,7 @@ class InParts:
                 if not ran_out_of_memory(error):
                     raise
                 if len(x) == 1:
-                    raise CalibrationError(
-                        f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
-                        "distill on a smaller latent, or free memory first."
-                    ) from None
+                    raise no_room(x) from None
                 self.most = len(x) // 2
             free_memory()  # outside of the except block, whose traceback keeps tensors alive
             log.warning("D-ODE: out of memory, now %d at a time.", self.most)
@@ -55,6 +52,14 @@ class InParts:
     def part(self, extra_args: Mapping[str, Any], rows: slice) -> dict[str, Any]:
         """The arguments of some of the batch's samples."""
         return {k: v[rows] if k in self.per_sample else v for k, v in extra_args.items()}
+
+
+def no_room(x: Tensor) -> CalibrationError:
+    """What is said when not even one sample of x (B, ...) can be evaluated."""
+    return CalibrationError(
+        f"Memory ran out with one latent of shape {tuple(x.shape[1:])} at a time; "
+        "distill on a smaller latent, or free memory first."
+    )
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

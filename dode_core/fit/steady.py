@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import CalibrationError
 from ..solve.integrate import Denoiser, begin_run
 from .guarded import has_rows
-from .memory import ran_out_of_memory
+from .memory import no_room, ran_out_of_memory
 
 # Where caches are at work, near enough that one would skip: around the middle of a schedule.
 CENTRE = {"ve": 1.5, "flow": 0.5}
@@ -47,7 +47,9 @@ def check_steady(
         try:
             found = model(seen, seen.new_full((1,), sigma), **args)
         except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-            if not answers or ran_out_of_memory(error):
+            if ran_out_of_memory(error):
+                raise no_room(x) from None
+            if not answers:
                 raise
             raise CalibrationError(_said(str(error))) from error
         before = answers.setdefault(sigma, found)

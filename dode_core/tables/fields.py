@@ -15,6 +15,7 @@ from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
 MAX_PEERS, MAX_PEER_NAME = 20, 50
+ABOUT = 0.97  # nearer than this to another sampler's error, neither is called closer
 PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
 
 
@@ -42,15 +43,18 @@ class Errors:
         return self.distilled_holdout / self.plain_holdout
 
 
-def worth(errors: Errors | None, peer: tuple[str, float] | None) -> str:
-    """Held-out error against the best peer's, then against the plain solver's; "" for none."""
+def worth(errors: Errors | None, peer: tuple[str, float] | None, plain: str) -> str:
+    """Held-out error against the best peer's, or that of the solver's name ``plain``, in words."""
     if errors is None or errors.ratio is None or errors.distilled_holdout is None:
         return ""
-    plain = f"{errors.ratio:.2f} of plain on held-out samples"
-    if peer is None or peer[1] == 0:
-        return f", error {plain}"
-    name = PEER_LABELS.get(peer[0], peer[0])
-    return f", error {errors.distilled_holdout / peer[1]:.2f} of {name}'s, {plain}"
+    left, name = errors.ratio, f"plain {plain}"
+    if peer is not None and peer[1] > 0:
+        left, name = errors.distilled_holdout / peer[1], PEER_LABELS.get(peer[0], peer[0])
+    if left < ABOUT:
+        return f"{1 - left:.0%} closer to the many-step image than {name}"
+    if left > 1 / ABOUT:
+        return f"{left - 1:.0%} farther from the many-step image than {name}"
+    return f"about as close to the many-step image as {name}"
 
 
 def check_size(lambdas: Tensor) -> None:

@@ -17,17 +17,10 @@ from ..solve.noise import PARAMETRIZATIONS, check_sigmas
 from ..solve.scheme import Scheme
 from ..solve.solvers import get_solver
 from ..solve.stages import LookAhead, Stage
+from . import fields as parts
 from . import files
 from .document import MAX_TABLES, dump_document, parse_document
-from .fields import (
-    Errors,
-    check_asked,
-    check_look_ahead,
-    check_peers,
-    check_size,
-    check_width,
-    worth,
-)
+from .fields import Errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +79,12 @@ class LambdaTable:
         grid = check_sigmas(self.sigmas)
         if len(grid) < 2:
             raise TableError("The table has one sigma; a grid needs at least two.")
-        check_width(self.lambdas, self.gain, self.directions)
+        parts.check_width(self.lambdas, self.gain, self.directions)
         if self.look_ahead is not None:
-            check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
+            parts.check_look_ahead(self.look_ahead, grid, self.learned_sigmas)
         if self.asked_sigmas is not None:
             asked = check_sigmas(self.asked_sigmas)
-            check_asked(asked, grid, self.learned_sigmas)
+            parts.check_asked(asked, grid, self.learned_sigmas)
             set_field(self, "asked_sigmas", asked)
         stages = self.scheme.stages(grid, self.look_ahead)
         if len(stages) != len(self.lambdas):
@@ -100,8 +93,8 @@ class LambdaTable:
                 f"{len(stages)} model evaluations on its {len(grid)} sigmas; it was made for "
                 "another grid."
             )
-        check_size(self.lambdas)
-        check_peers(self.peer_errors)
+        parts.check_size(self.lambdas)
+        parts.check_peers(self.peer_errors)
         if self.cfg is not None and not math.isfinite(self.cfg):
             raise TableError(f"The cfg is {self.cfg}; it must be a finite number.")
         set_field(self, "stages", stages)
@@ -162,18 +155,24 @@ class LambdaTable:
         kind = self.scheme, self.learned_sigmas
         return *kind, grid, cfg, self.model_fingerprint
 
+    @property
+    def title(self) -> str:
+        """What it is for."""
+        text = f"{get_solver(self.solver).label}, {self.steps} steps"
+        if not self.paper:
+            text += f", {len(self.scheme.directions)} numbers a step"
+        text += ", own noise levels" if self.learned_sigmas else ""
+        return text if self.cfg is None else f"{text}, cfg {self.cfg:g}"
+
+    @property
+    def worth(self) -> str:
+        """How much closer it comes than what a user would otherwise run; "" where not measured."""
+        plain = get_solver(self.solver).label.removeprefix("D-")
+        return parts.worth(self.errors, self.best_peer, plain)
+
     def describe(self) -> str:
         """One line for menus and logs."""
-        text = f"{get_solver(self.solver).label}, {self.steps} steps"
-        if self.directions:
-            text += ", " + " + ".join(self.column_names)
-        elif not self.paper:
-            text += f", {self.columns} columns" + (" + gain" if self.gain else "")
-        if self.learned_sigmas:
-            text += ", own sigmas"
-        if self.cfg is not None:
-            text += f", cfg {self.cfg:g}"
-        text += worth(self.errors, self.best_peer)
+        text = ", ".join(filter(None, [self.title, self.worth]))
         if not self.helps:
             text += " (no improvement found: plain solver)"
         if self.dropped:

@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -28,6 +29,7 @@ from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
 from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
+from .cost import evaluations, seconds_each
 from .live import Live
 from .models import highest_sigma, parametrization
 from .prompts import by_prompt
@@ -72,48 +74,43 @@ class DistillSampler:
         callback: Any = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Distill on the scaled noise ``x``, which is returned as it came."""
+        """Distill on the scaled noise ``x``, which is returned as it came.
+
+        What cannot work is said before the work: raises :class:`CalibrationError`.
+        """
         from ...dode_core.distillation import distill  # not before there is work
+        from ...dode_core.fit.few_step import already_few_step
+        from ...dode_core.fit.steady import check_steady
 
         inner, extra_args = by_prompt(model, len(x), extra_args or {})
         told = Told(inner)
-        self.check(told, x, sigmas, extra_args)
+        grid = check_sigmas(sigmas)
+        check_steady(told, x, grid[0], self.kind, extra_args)
         method = get_method(self.settings.method)
         learn_sigmas = method.learn_sigmas
         if learn_sigmas and any(a <= b for a, b in itertools.pairwise(sigmas.tolist())):
             logging.warning("D-ODE: sigmas that do not descend stay as they are.")
             learn_sigmas = False
-        self.table = distill(
-            told,
-            x,
-            sigmas,
-            self.settings.solver,
-            extra_args=extra_args,
+        work = partial(
+            distill,
+            sigmas=sigmas,
+            solver=self.settings.solver,
             teacher=self.settings.teacher,
             holdout=self.settings.holdout,
-            progress=self.live,
             parametrization=self.kind,
-            batch_size=self.settings.batch_size,
             directions=method.directions,
             learn_sigmas=learn_sigmas,
             peers=("dpmpp_2m", "euler"),
         )
-        return x
-
-    def check(self, told: Told, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]) -> None:
-        """What cannot work is said before the work, and what will not help.
-
-        Raises :class:`CalibrationError`.
-        """
-        from ...dode_core.fit.few_step import already_few_step
-        from ...dode_core.fit.steady import check_steady
-
-        grid = check_sigmas(sigmas)
-        check_steady(told, x, grid[0], self.kind, extra_args)
+        size = self.settings.batch_size
+        each = seconds_each(told, x, grid[0], extra_args, size)
+        self.live.expect(evaluations(work, len(x)), each)
         if grid[-1] == 0:
             self.live.note = already_few_step(told, x, grid, self.kind, extra_args)
             if self.live.note:
                 logging.warning("D-ODE: %s.", self.live.note)
+        self.table = work(told, x, extra_args=extra_args, progress=self.live, batch_size=size)
+        return x
 
 
 def calibrate(

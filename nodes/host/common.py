@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ...dode_core.errors import TableError
+from ...dode_core.shelf import StoredProfile
 from ...dode_core.solve.solvers import SOLVERS
 from ...dode_core.tables.table import LambdaTable
 
@@ -45,6 +46,21 @@ def scheduler_widget(tooltip: str) -> io.Input:
             "scheduler", options=options, default=options[0], optional=True, tooltip=tooltip
         )
     )
+
+
+class AnySteps(list[LambdaTable]):
+    """The tables of the steps that were asked for, and the profile that serves every other run."""
+
+    def __init__(self, tables: list[LambdaTable], stored: StoredProfile) -> None:
+        super().__init__(tables)
+        self.stored = stored
+
+    # The host copies what rides on a MODEL, lists by their own copy(), and nothing in this changes.
+    def copy(self) -> AnySteps:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AnySteps:
+        return self
 
 
 def as_list(tables: Tables) -> list[LambdaTable]:

@@ -81,7 +81,7 @@ class Demo(comfy.model_base.BaseModel):
         kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType.EPS
         config = Config({"disable_unet_model_creation": True})
         super().__init__(config, kind)
-        self.dode_name = name
+        self.dode_name, self.dode_file = name, Path(demo.weights_path(name))
         self.diffusion_model = Net(network)
         if not flow:
             self.model_sampling = VESampling(config)

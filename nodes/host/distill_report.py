@@ -13,35 +13,24 @@ from comfy_api.latest import io as comfy_io
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
-from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.table import LambdaTable
+from .common import AnySteps
 from .telling import report
 
 
 def summary(table: LambdaTable) -> str:
-    """What the table is worth, in a few lines."""
-    lines, errors = [table.describe()], table.errors
-    if errors and errors.ratio is not None and errors.ratio < 1:
-        plain = get_solver(table.solver).label.removeprefix("D-")
-        lines.append(
-            f"{1 - errors.ratio:.0%} closer to the model's own many-step image than plain {plain}, "
-            "on noise that it did not learn from"
-        )
-    if errors and errors.plain_holdout is not None and errors.distilled_holdout is not None:
-        lines.append(
-            f"error to the teacher, held out: {errors.plain_holdout:.4g} plain, "
-            f"{errors.distilled_holdout:.4g} distilled"
-        )
-    if errors:
-        lines.append(
-            f"error to the teacher, fit: {errors.plain_fit:.4g} plain, "
-            f"{errors.distilled_fit:.4g} distilled"
-        )
-    lines.append(
-        f"teacher {table.teacher}, {table.samples_fit} + {table.samples_holdout} samples, "
-        f"{table.evaluations:.0f} model evaluations each"
-    )
-    return "\n".join(lines)
+    """What the table is worth first, then what it is for and what was learned from."""
+    worth = f"{table.worth}, on noise that it did not learn from" if table.worth else ""
+    what = table.title
+    if not table.helps:
+        what += ": no improvement found, so it samples as the plain solver does"
+    noises = f"learned from {table.samples_fit} noises"
+    if table.samples_holdout:
+        noises += f", measured on {table.samples_holdout} others"
+    noises += f"; {table.evaluations:.0f} model evaluations each"
+    if table.dropped:
+        noises += f"; {table.dropped} more were not finite and left out"
+    return "\n".join(filter(None, [worth, what, noises]))
 
 
 def plot(table: LambdaTable) -> tuple[Any, str]:
@@ -71,5 +60,5 @@ def show(
     picture, problem = drawn
     text += f"\n{problem}" if problem else ""
     look = report(text, None if picture is None else to_tensor(picture), node)
-    table = list(tables) if len(tables) > 1 else tables[0]
+    table = tables if len(tables) > 1 or isinstance(tables, AnySteps) else tables[0]
     return comfy_io.NodeOutput(table, tables[0].sigmas.to(torch.float32), text, ui=look)

@@ -10,6 +10,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .cost import sentence
 from .telling import Teller
 
 LATENT_RANKS = (4, 5)  # images and video; what is packed cannot be shown
@@ -42,6 +43,17 @@ class Live:
         """What is done next, in words."""
         if self.teller is not None:
             self.teller.begin(phase)
+
+    def expect(self, count: int, seconds: float) -> None:
+        """Say what the work will cost before it begins: evaluations, and seconds for each.
+
+        Of work in parts it is that of all that are left, each taken to be as long as this one.
+        """
+        title, left = (self.teller.title, self.teller.parts_left) if self.teller else ("", 1)
+        cost = sentence(count * left, seconds)
+        logging.info("D-ODE: %s: %s.", title or "distilling", cost)
+        if self.teller is not None:
+            self.teller.expect(cost)
 
     def end(self) -> None:
         """The work that was told of is done; the node goes on with other work."""

@@ -79,10 +79,11 @@ def identify(
     path = path_on_model(patcher) or path_in_prompt(prompt or {}, node_id)
     name = path.name if path else getattr(patcher.model, "dode_name", type(patcher.model).__name__)
     weights, values = weights_marks(patcher)
+    file = path or getattr(patcher.model, "dode_file", None)  # of ours: it is known by its file,
     marks = {
         "weights": weights,
         "values": values,
-        "file": file_fingerprint(path) if path else "",
+        "file": file_fingerprint(file) if file else "",  # but has nothing put beside it
         "patches": patches_mark(patcher),
         "options": options_mark(patcher),
         "guider": guider_mark(guider),

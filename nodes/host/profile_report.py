@@ -11,17 +11,17 @@ from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.response.profile import Profile
-from ...dode_core.shelf import closer, table_for
+from ...dode_core.shelf import StoredProfile, closer, table_for
 from ...dode_core.tables.table import LambdaTable
+from .common import AnySteps
 
 PEERS = {"DPM++ 2M": "dpmpp_2m", "Euler": "ddim", "iPNDM": "ipndm", "DEIS": "deis"}
 
 
-def tables_of(
-    profile: Profile, grids: Sequence[Tensor], where: str
-) -> tuple[list[LambdaTable], str]:
-    """(the tables of the runs that were asked for, what to say of the profile and of them)."""
-    tables, lines = [], [summary(profile)]
+def tables_of(stored: StoredProfile, grids: Sequence[Tensor], where: str) -> tuple[AnySteps, str]:
+    """(the profile with the tables of the runs that were asked for, what to say of them)."""
+    profile, tables = stored.profile, []
+    lines = [summary(profile)]
     for grid in grids:
         sigmas = grid.tolist()
         table = table_for(profile, sigmas)
@@ -29,7 +29,7 @@ def tables_of(
         lines.append(f"{len(sigmas) - 1} steps{closer(profile, table, sigmas)}")
     text = "\n".join([*lines, *measured(profile), where])
     logging.info("D-ODE: %s", text.replace("\n", "; "))
-    return tables, text
+    return AnySteps(tables, stored), text
 
 
 def summary(profile: Profile) -> str:

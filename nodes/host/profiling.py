@@ -17,6 +17,7 @@ from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
 from . import calibrate, models, store
+from .cost import seconds_each
 from .live import Live
 from .prompts import by_prompt
 from .told import Told
@@ -70,6 +71,8 @@ class ProfileSampler:
         told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
         check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
+        each = seconds_each(told, x, high, extra_args, self.work.batch_size)
+        self.live.expect(calibration.QUICK_BUDGET * len(x), each)
         self.profile = calibration.calibrate(
             told,
             x,
@@ -115,11 +118,13 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
     return sampler.profile
 
 
-def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> tuple[Profile, str]:
+def find_or_make_profile(
+    work: ProfileWork, live: Live, reuse: bool = True
+) -> tuple[StoredProfile, str]:
     """(a profile, what was done for it)."""
     found = find(work) if reuse else None
     if found is not None:
-        return found.profile, f"found in {store.shown(found.file)}, nothing to do"
+        return found, f"found in {store.shown(found.file)}, nothing to do"
     if live.teller is not None:
         live.teller.part("distilling for any number of steps")
     began = time.monotonic()
@@ -127,7 +132,7 @@ def find_or_make_profile(work: ProfileWork, live: Live, reuse: bool = True) -> t
     how = work.identity, work.cfg, work.seed, work.file
     profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
-    return profile, f"{time.monotonic() - began:.1f} s, {where}"
+    return StoredProfile(profile, file), f"{time.monotonic() - began:.1f} s, {where}"
 
 
 def find(work: ProfileWork) -> StoredProfile | None:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import comfy.k_diffusion.sampling
-import comfy.model_management as management
 import comfy.samplers
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from ...dode_core.sampler import run_resolved
 from ...dode_core.solve.noise import check_sigmas, infer_parametrization
 from ...dode_core.tables.table import LambdaTable
 from . import models, store
+from .common import AnySteps
 from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
@@ -86,12 +86,7 @@ def sample_dode(
     elif len(sigmas) > 1 and (doubt := warning(choice, len(sigmas) - 1, models.guidance(guider))):
         notice(doubt)
 
-    def interruptible(x: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
-        management.throw_exception_if_processing_interrupted()
-        return model(x, sigma, **kwargs)
-
-    told = Told(interruptible)
-    return run_resolved(told, x, resolution, extra_args, callback, disable)
+    return run_resolved(Told(model), x, resolution, extra_args, callback, disable)
 
 
 def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
@@ -111,6 +106,10 @@ def choose(
     """
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
+    if identity and isinstance(carried, AnySteps):
+        made, why = shelf.serve([carried.stored], identity, query, keep_schedule)
+        if made is not None:
+            return made
     return shelf.choose(
         query,
         identity,

@@ -135,6 +135,18 @@ def save_profile(
     return made, *shelf.save_profile(library(), made, identity, file)
 
 
+def copy_profile(profile: Profile, identity: Identity | None, name: str) -> tuple[Path, str]:
+    """Keep a profile as it is under a user's name in models/dode, or beside a checkpoint."""
+    file = profile_target(name)
+    if file is not None:
+        where, note = library().keep(profile.save, file, file)
+    elif identity is not None:
+        where, note = shelf.save_profile(library(), profile, identity)
+    else:
+        raise TableError("A profile of no known model needs a file name; give one.")
+    return where, f"; {note}" if note else ""
+
+
 def state() -> list[tuple[str, int, int]]:
     """What changes when any table or profile file does."""
     roots = [root for _, root in library().roots]

@@ -49,7 +49,7 @@ class Teller:
     """
 
     def __init__(self, node: str | None, unit: str = "model calls") -> None:
-        self.node, self.unit, self.title, self.phase = node, unit, "", ""
+        self.node, self.unit, self.title, self.phase, self.cost = node, unit, "", "", ""
         self.done = self.before = 0
         self.parts_left = 1
         self._sent = 0.0
@@ -63,7 +63,12 @@ class Teller:
     def begin(self, phase: str) -> None:
         """Say what comes next, in words."""
         self.phase = phase
-        self._send(", ".join(filter(None, [self.title, phase])))
+        self._send(self._head())
+
+    def expect(self, cost: str) -> None:
+        """Say what the work will cost, and keep it in sight while it runs."""
+        self.cost = cost
+        self._send(self._head())
 
     def update(self, done: int, total: int, picture: Callable[[], Any] = lambda: None) -> None:
         """``done`` of at most ``total`` model calls of this part are made.
@@ -76,13 +81,16 @@ class Teller:
         if now - self._sent < EVERY:
             return
         whole = self.before + total * self.parts_left
-        words = [", ".join(filter(None, [self.title, self.phase]))]
-        words.append(f"{self.done:,} of at most {whole:,} {self.unit}{self._time(now, whole)}")
-        self._send("\n".join(words), picture())
+        far = f"{self.done:,} of at most {whole:,} {self.unit}{self._time(now, whole)}"
+        self._send(f"{self._head()}\n{far}", picture())
 
     def end(self) -> None:
         """Take the progress away: the report stands there again."""
         self._send("")
+
+    def _head(self) -> str:
+        what = ", ".join(filter(None, [self.title, self.phase]))
+        return "\n".join(filter(None, [what, self.cost]))
 
     def _time(self, now: float, whole: int) -> str:
         began, first = self._first or (now, self.done)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.model_management as management
 import torch
 from comfy.samplers import CFGGuider
 from torch import Tensor
@@ -18,7 +19,8 @@ HOSTS_OWN = ("comfy.", "comfy_extras.")
 
 
 class Told:
-    """A denoiser that gets a copy of its options with the sigmas of the run in progress.
+    """A denoiser that gets a copy of its options with the sigmas of the run in progress, and that
+    looks for an interrupt at every call.
 
     ``look_ahead`` is False where a guider's scales follow the steps: see :func:`follows_steps`.
     """
@@ -35,6 +37,7 @@ class Told:
         self.sigmas, self.options = torch.tensor(sigmas, dtype=torch.float32), None
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        management.throw_exception_if_processing_interrupted()
         given = extra_args.get("model_options")
         if self.sigmas is not None and isinstance(given, dict):
             if self.options is None or self.options[0] is not given:

@@ -103,6 +103,13 @@ class ComfyServer:
         """The copy of the pack that the server runs."""
         return self.base / "custom_nodes" / "dode"
 
+    def show_presets(self, shown: bool) -> None:
+        """Offer the presets that ship, or hide them: the demo model is then one without a table."""
+        index, hidden = self.pack / "lambdas" / "index.json", self.pack / "lambdas" / "hidden.json"
+        source, target = (hidden, index) if shown else (index, hidden)
+        if source.exists():
+            source.rename(target)
+
     @property
     def client(self) -> Client:
         """The connection to the running server."""
