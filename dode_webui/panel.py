@@ -62,8 +62,8 @@ def controls(gr: Any) -> tuple[list[Any], Any]:
     Labels differ from each other: the host keeps what users set by label.
     """
     gr.Markdown(
-        "Makes tables for the loaded checkpoint, once for every step count and cfg that you use. "
-        "Prompt, size, cfg, schedule and shift are those of the txt2img tab."
+        "Makes few steps of the loaded checkpoint end nearer to its many-step images. Once for each "
+        "cfg that you use; prompt, size, cfg, schedule and shift are those of the txt2img tab."
     )
     with gr.Row():
         steps = gr.Textbox(
