@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from dode_core.errors import DodeError
 from dode_core.match.scale import MAX_SCALE
 
-from . import captured, cost, host, now, options, panel, samplers, sampling, watching
+from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
-ANY, DISTILL = sampling.ANY, "Distill for exactly this"
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 
 
@@ -46,12 +43,13 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
         if not is_img2img:
             with gr.Row():
-                once = gr.Button(ANY, elem_id="txt2img_dode_any")
-                button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
+                once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
+                button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
                 cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
             status = gr.HTML("", elem_id="txt2img_dode_status")
             cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
             seen = [status, cancel, table, line]
+            panel.lines.append(line)
             pending.update(buttons=(button, once), seen=seen, refresh=refresh)
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
@@ -100,24 +98,13 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
             yield [said, gr.update(visible=runs), menu, applies]
 
     def show(*values: Any) -> str:
-        settings = captured.settings(known, values)
-        return now.line(settings) + price(settings)
+        return now.shown(captured.settings(known, values))
 
     for once, button in enumerate(buttons):
         watching.wire(button, partial(start, bool(once)), inputs, seen)
     for each in inputs:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
-
-
-def price(settings: dict[str, Any]) -> str:
-    """What the two buttons cost, as HTML; nothing for what they would refuse."""
-    try:
-        request = Request(**captured.of_request(settings))
-        exactly, once = cost.sentence(request), cost.sentence(replace(request, once=True))
-    except (DodeError, ValueError):
-        return ""
-    return f"<div class='dode-cost'>{ANY}: {once}. {DISTILL}: {exactly}.</div>"
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -134,6 +121,7 @@ def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
     captured.widgets.clear()
     panel.menus.clear()
+    panel.lines.clear()
     pending.clear()
 
 

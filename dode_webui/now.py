@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dode_core import shelf
@@ -11,9 +12,11 @@ from dode_core.errors import DodeError
 from dode_core.match.best import Choice, Query
 from dode_core.solve.noise import check_sigmas, infer_parametrization
 
-from . import host, samplers
+from . import captured, cost, host, samplers
+from .request import Request
 from .sampling import ANY
 
+DISTILL = "Distill for exactly this"  # the other button
 Known = tuple[Sequence[float], str]  # sigmas and parametrisation
 LARGEST_PART = 0.999  # of a schedule, as hosts take an image for their start
 WORDS = {
@@ -23,6 +26,21 @@ WORDS = {
     "carried over": "a table is carried over from another schedule",
     "profile": "distilled once for any number of steps",
 }
+
+
+def shown(settings: dict[str, Any]) -> str:
+    """:func:`line`, and what the two buttons of the accordion cost."""
+    return line(settings) + price(settings)
+
+
+def price(settings: dict[str, Any]) -> str:
+    """What the two buttons cost, as HTML; nothing for what they would refuse."""
+    try:
+        request = Request(**captured.of_request(settings))
+        exactly, once = cost.sentence(request), cost.sentence(replace(request, once=True))
+    except (DodeError, ValueError):
+        return ""
+    return f"<div class='dode-cost'>{ANY}: {once}. {DISTILL}: {exactly}.</div>"
 
 
 def line(settings: dict[str, Any]) -> str:

@@ -172,7 +172,8 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     set_to = set_up(webui, **hires)
     values = dict(zip(captured.names(), set_to, strict=True)) | {captured.STEPS: 6}
     ((run, inputs, _),) = of(built, "txt2img_dode_any").events
-    given = [values[each.kind] for each in inputs]
+    kinds = [each.kind for each in inputs]
+    given = [values[kind] for kind in kinds]
     name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
     how = {"cfg_scale": 2.0, "enable_hr": True, "denoising_strength": 0.5}
     how |= {} if webui.kind == "classic" else {"scheduler": "Karras"}
@@ -189,9 +190,16 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     assert sampling.ANY in note
     *_, (status, _, _, after) = run(*given)
     assert "error" not in status and "Hires pass" not in after
+    assert "any steps and schedule, img2img and hires too, cfg 2" in status
+    assert "any steps, cfg 2" in listing.overview()
+    (entry, *_) = listing.lines()
+    assert entry.startswith("any steps, cfg 2: model.cfg2-")
     params = webui.txt2img(6, name, **how).extra_generation_params
     assert params["D-ODE hires match"] == "profile" and "D-ODE hires note" not in params
-    given[[each.kind for each in inputs].index(captured.HIRES)] = False
+    assert "copy checkpoints/model.cfg2-" in listing.export(entry)
+    assert listing.delete(entry) == f"Deleted: {entry}." and not listing.profiles()
+    assert "Hires pass" in show(*given) and webui.sidecar.exists()
+    given[kinds.index(captured.HIRES)] = False
     assert "Hires pass" not in show(*given)
 
 
