@@ -86,7 +86,7 @@ def find_profiles(library: Library, identity: Identity) -> list[StoredProfile]:
     for name in dict.fromkeys(file for root in roots for file in table_files(root, SUFFIX)):
         file = Path(name)
         try:
-            profile = _load(*version(file))
+            profile = load_profile(file)
         except OSError:
             continue  # gone since it was listed
         except DodeError as error:
@@ -95,6 +95,14 @@ def find_profiles(library: Library, identity: Identity) -> list[StoredProfile]:
         if identity.same_model(profile.model_fingerprint):
             found.append(StoredProfile(profile, file))
     return found
+
+
+def load_profile(file: Path) -> Profile:
+    """The profile in a file, kept in memory while the file stays the same.
+
+    Raises :class:`TableError`, and OSError for a file that is gone.
+    """
+    return _load(*version(file))
 
 
 @lru_cache(maxsize=16)

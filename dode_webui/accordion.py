@@ -125,19 +125,19 @@ def reset() -> None:
     pending.clear()
 
 
-def paste_table(params: dict[str, Any]) -> Any:
-    """The table that was chosen by hand, else the one that all of the image was made with."""
-    import gradio as gr
+def paste_table(params: dict[str, Any]) -> str | None:
+    """The table that was chosen by hand, else the one that all of the image was made with.
 
+    A plain text: hosts hand it on to a request over HTTP that has an infotext.
+    """
     if sampling.TABLE not in params:
         return None
     choice = str(params.get(sampling.CHOICE, "")) or used(params)
-    menu = options.menu()
-    value = choice if choice == options.NONE else options.AUTOMATIC
-    for line in menu:
-        if choice and line.endswith(f"[{options.wanted_id(choice)}]"):
-            value = line
-    return gr.update(choices=menu, value=value)
+    if not choice or choice == options.NONE:
+        return choice or options.AUTOMATIC
+    ending = f"[{options.wanted_id(choice)}]"
+    known = [line for line in options.menu() if line.endswith(ending)]
+    return known[-1] if known else f"{options.INSTEAD}{choice[-60:]}"
 
 
 def used(params: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ its own noise, runs teacher and students through the host's guided denoiser, and
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dode_core.fit.few_step import already_few_step
+from dode_core.fit.steady import check_steady
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
 from dode_core.response.profile import Profile
@@ -25,9 +26,9 @@ from dode_core.tables.table import LambdaTable
 
 from . import host
 from .request import BEST, Request
+from .rows import Grid, Progress, Rows, Watched
 
-Progress = Callable[[int, int, str], None]  # calls done, the most there will be, which part
-Grid = tuple[float, ...]
+PEERS = ("dpmpp_2m", "euler")  # what a user would otherwise have run
 ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 
 
@@ -47,6 +48,7 @@ class HiddenSampler:
         self.tables: list[LambdaTable] = []
         self.profile: Profile | None = None
         self.error: BaseException | None = None
+        self.note = ""  # what is to be said of the model
 
     def __call__(
         self,
@@ -60,6 +62,7 @@ class HiddenSampler:
         """Distill; x only tells shape, device and type."""
         try:
             grids = {n: self.grid(model, n) for n in self.request.steps}
+            self.look(model, x, list(grids.values()), extra_args or {})
             found: list[LambdaTable] = []
             if self.request.once:
                 self.profile = self._calibrate(model, x, list(grids.values()), extra_args or {})
@@ -77,6 +80,22 @@ class HiddenSampler:
     def grid(self, model: Any, steps: int) -> Grid:
         """The sigmas that this host makes for a step count on the chosen schedule."""
         return check_sigmas(model.sampler.get_sigmas(model.p, steps))
+
+    def look(
+        self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
+    ) -> None:
+        """Before the work: refuse a step cache, and see whether the model is few-step already.
+
+        Raises :class:`CalibrationError`.
+        """
+        grid = max(grids, key=len)
+        kind = infer_parametrization(model, grid)
+        asked = Watched(Rows(model, extra_args, grids), self.progress)
+        noise = self.noise(x, start_scale(grid[0], kind))
+        args = {"rows": torch.arange(self.request.samples) % len(x)}
+        check_steady(asked, noise, grid[0], kind, args)
+        if grid[-1] == 0:
+            self.note = already_few_step(asked, noise, grid, kind, args, batch_size=self.batch_size)
 
     def _distill(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
@@ -101,6 +120,7 @@ class HiddenSampler:
                 progress=self._progress(f"part {i} of {len(parts)}"),
                 parametrization=kind,
                 batch_size=self.batch_size,
+                peers=PEERS,
             )
         return list(best_tables(found).values()) if request.solver == BEST else found
 
@@ -154,40 +174,6 @@ def settings_of(method: Method) -> dict[str, Any]:
     """A method as :func:`dode_core.distill_many` takes it."""
     pair = method.columns, method.gain
     return {"settings": (pair,), "learn_sigmas": method.learn_sigmas}
-
-
-class Rows:
-    """The host's denoiser for any rows of the batch that its conditioning was made for."""
-
-    def __init__(self, model: Any, extra_args: dict[str, Any], grids: Sequence[Grid]) -> None:
-        self.model, self.extra_args = model, extra_args
-        self.inner_model = getattr(model, "inner_model", None)
-        self.grid = max(grids, key=len)
-
-    def __call__(self, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
-        """Denoised for x, whose samples take the conditioning of ``rows``."""
-        # Prompts that change by step: the step of the run that is at this noise level.
-        level = float(sigma[0])
-        self.model.step = max(sum(s > level * (1 - 1e-4) for s in self.grid[:-1]) - 1, 0)
-        wanted = rows.tolist()
-        args = {key: take(value, wanted) for key, value in self.extra_args.items()}
-        return self.model(x, sigma, **args)
-
-
-def take(value: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a conditioning, whatever the host keeps it in."""
-    if isinstance(value, Tensor):
-        return value[list(rows)] if value.ndim else value
-    if isinstance(value, dict):
-        return {key: take(each, rows) for key, each in value.items()}
-    if isinstance(value, list):
-        return [value[i] for i in rows]
-    if isinstance(getattr(value, "batch", None), list):  # MulticondLearnedConditioning
-        some = copy.copy(value)
-        some.batch = [value.batch[i] for i in rows]
-        some.shape = (len(rows),)
-        return some
-    return value  # cond_scale and the like
 
 
 def sigma_range(model: Any, grids: Sequence[Grid]) -> tuple[float, float]:

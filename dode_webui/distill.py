@@ -16,7 +16,6 @@ from dode_core.errors import CalibrationError, DodeError
 from dode_core.response.profile import Profile
 from dode_core.reuse import stamped
 from dode_core.solve.solvers import get_solver
-from dode_core.tables.library import sidecar
 from dode_core.tables.table import LambdaTable
 
 from . import cost, host, job, samplers
@@ -112,6 +111,7 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
         tables, file, note = keep_profile(calibration.profile, calibration.tables, request)
     else:
         tables, file, note = keep(calibration.tables, request)
+    note = "; ".join(filter(None, (note, calibration.note)))
     outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
     what = f"{request.scheduler} as schedule type, {', '.join(map(str, request.steps))} steps"
     what = "any steps and schedule, img2img and hires too" if request.once else what
@@ -199,8 +199,7 @@ def keep(tables: list[LambdaTable], request: Request) -> tuple[list[LambdaTable]
     who = host.identity(request.prompts[0], distilled=request.distilled_cfg_scale)
     made = [stamped(table, who, request.cfg, request.seed) for table in tables]
     library = host.library()
-    file = sidecar(who.path) if who.path else library.fallback_file(who)
-    return made, *library.save(made, who, file)
+    return made, *library.save(made, who, library.home(who))
 
 
 def keep_profile(

@@ -19,6 +19,7 @@ from dode_core.tables.table import LambdaTable, dump_tables
 from . import host
 
 AUTOMATIC, NONE = "Automatic", "None"
+INSTEAD = f"{AUTOMATIC} instead of "  # and the table of a pasted infotext that is not here
 ON_RUN = "dode_options"  # where a run carries its options
 ON_GRID = "dode_grid"  # and what a grid cell sets, which comes first
 
@@ -27,27 +28,33 @@ ON_GRID = "dode_grid"  # and what a grid cell sets, which comes first
 class Options:
     """table: ``Automatic``, ``None``, or a table's id or menu entry. scale: 0 plain, 1 table.
 
-    ``given`` are tables to choose from instead of those in files.
+    ``given`` are tables to choose from instead of those in files. ``missing``: the table that was
+    asked for by a pasted infotext and is not here. ``problem``: what was left out of a request.
     """
 
     table: str = AUTOMATIC
     scale: float = 1.0
+    missing: str = ""
+    problem: str = ""
     given: tuple[LambdaTable, ...] | None = None
 
 
 def read(table: Any = AUTOMATIC, scale: Any = 1.0) -> tuple[Options, str]:
     """Options from widgets or a request, and what was wrong with them."""
-    problems = []
+    problems, missing = [], ""
     if not isinstance(table, str) or not table or len(table) > 1000:
         problems.append(f"the table is {str(table)[:40]!r}, not a text; {AUTOMATIC} is used")
         table = AUTOMATIC
+    if table.startswith(INSTEAD):
+        table, missing = AUTOMATIC, table.removeprefix(INSTEAD)
     valid = isinstance(scale, int | float) and not isinstance(scale, bool)
     if not valid or not 0 <= scale <= MAX_SCALE:
         problems.append(
             f"the lambda scale is {str(scale)[:40]}, not from 0 to {MAX_SCALE:g}; 1 is used"
         )
         scale = 1.0
-    return Options(table, float(scale)), "; ".join(problems)
+    problem = "; ".join(problems)
+    return Options(table, float(scale), missing, problem), problem
 
 
 def of_run(p: Any) -> Options:

@@ -53,8 +53,19 @@ def sample_dode(
     grid, channels = check_sigmas(sigmas), x.shape[1]
     used = choose(model, p, grid, extra_args or {}, options, solver, channels)
     note(p, used, options)  # before the loop: an interrupted run keeps its infotext
+    refuse(p, used.error or (options.problem and f"D-ODE: {options.problem}."))
     held = Held(model, iter([stage.step for stage in used.resolution.stages]))
     return run_resolved(held, x, used.resolution, extra_args, callback, disable)
+
+
+def refuse(p: Any, error: str) -> None:
+    """Fail a request over HTTP that asked for what is not there, as the hosts do for a script of
+    no known name. In the browser a picture is made all the same, and says so.
+    """
+    if error and getattr(p, "is_api", False):
+        from fastapi import HTTPException
+
+        raise HTTPException(422, error)
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,8 @@ def choose(
     elif options.table != AUTOMATIC:
         used, warning = pinned(options.table, query)
     used = used or automatic(p, query, warning)
+    if options.missing:
+        used = replace(used, error=f"{not_here(options.missing)}: {AUTOMATIC} was used instead.")
     resolution = scaled(used.resolution, grid, options.scale)
     return replace(used, choice=replace(used.choice, resolution=resolution))
 
@@ -104,7 +117,7 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
     try:
         stored = chosen(table, host.library())
     except DodeError:  # never another one in its place; nor the user's folders, in an image
-        said = f"Table {table[-60:]!r} is not among the table files here: this is made without one."
+        said = f"{not_here(table)}: this is made without one."
         return Used(Choice(query.pick([])), error=said), ""
     resolution = query.pick([stored.table])
     if resolution.table is None:
@@ -112,6 +125,10 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
         asked = f" as {get_solver(query.solver).label}" if query.solver else ""
         return None, f"The chosen table ({made_for}) cannot serve this run{asked}."
     return Used(Choice(resolution, stored.file)), ""
+
+
+def not_here(table: str) -> str:
+    return f"Table {table[-60:]!r} is not among the table files here"
 
 
 def automatic(p: Any, query: Query, warning: str = "") -> Used:
@@ -171,7 +188,7 @@ def note(p: Any, used: Used, options: Options) -> None:
     resolution, table = used.resolution, used.resolution.table
     message = f"D-ODE: {resolution.message}" + (f" (from {used.file})" if used.file else "")
     if used.error or used.warning:
-        message = f"D-ODE: {used.error or used.warning}"
+        message = f"D-ODE: {' '.join(filter(None, (used.error, used.warning)))}"
         logging.warning(message)
         if hasattr(p, "comment"):
             p.comment(message)
@@ -187,7 +204,7 @@ def note(p: Any, used: Used, options: Options) -> None:
     params[name(TABLE)] = known
     if used.error:
         params[name(ERROR)] = used.error
-    elif used.warning:
+    if used.warning:
         params[name(NOTE)] = used.warning
     solver = resolution.solver
     params[name(SOLVER)] = get_solver(solver).label if table else plain_label(solver)

@@ -36,6 +36,10 @@ class DodeExtension(ComfyExtension):
             import_module(".host.sampling", __name__).register()
         except Exception:
             logging.exception("D-ODE: the sampler 'dode' is not in the menus.")
+        try:
+            import_module(".host.routes", __name__).register()
+        except Exception:
+            logging.exception("D-ODE: the panel with the tables has nothing to show.")
         return [node for name in NODE_FILES for node in nodes_of(name)]
 
 

@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io
 
 from ..dode_core.errors import DodeError
-from ..dode_core.solve.solvers import SOLVERS
+from ..dode_core.shelf import StoredProfile
 from .host import store
-from .host.common import CATEGORY, SOLVER_HELP, Table, advanced
+from .host.common import CATEGORY, AnySteps, Table
+from .host.load_inputs import STEPS, is_profile, load_inputs
+from .host.profile_report import summary
 from .host.telling import report
-
-NO_FILES = "(no table files yet)"
 
 
 class LoadTable(io.ComfyNode):
@@ -21,47 +21,13 @@ class LoadTable(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = list(store.listing()) or [NO_FILES]
         return io.Schema(
             node_id="DODE_LoadTable",
             display_name="D-ODE Load Table",
             category=CATEGORY,
-            description="Loads a distilled table from a .dode.json file beside a checkpoint or in "
-            "models/dode.",
-            inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=files,
-                    default=files[0],
-                    tooltip="Table files beside checkpoints and diffusion models, and in "
-                    "models/dode. Press R to see new ones.",
-                ),
-                io.Combo.Input(
-                    "solver",
-                    options=[store.ANY, *SOLVERS],
-                    default=store.ANY,
-                    optional=True,
-                    tooltip=f"Which tables of the file to choose from.\n{SOLVER_HELP}",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    tooltip="Which tables of the file to choose from; 0 is any number of steps.",
-                ),
-                advanced(
-                    io.Int.Input(
-                        "number",
-                        default=1,
-                        min=1,
-                        max=1000,
-                        optional=True,
-                        tooltip="Which of those that are left: 1 is the newest, 2 the one before.",
-                    )
-                ),
-            ],
+            description="Loads a distilled table from a .dode.json file, or a profile, which "
+            "serves any steps, beside a checkpoint or in models/dode.",
+            inputs=load_inputs(),
             outputs=[
                 Table.Output(display_name="TABLE", tooltip="For D-ODE Sampler."),
                 io.Sigmas.Output(display_name="SIGMAS", tooltip="The table's own sigmas."),
@@ -73,23 +39,31 @@ class LoadTable(io.ComfyNode):
         if file is None:  # comes from another node: known only when that has run
             return True
         try:
-            tables = store.tables_in(store.find_file(file))
+            found = store.find_any(file)
+            holds = store.load_profile(found) if is_profile(found) else store.tables_in(found)
         except DodeError as error:
             return str(error)
-        return bool(tables) or f"{file} holds no table; distill one first."
+        return bool(holds) or f"{file} holds no table; distill one first."
 
     @classmethod
     def fingerprint_inputs(cls, file: str, **kwargs: Any) -> str:
-        return repr((store.version(store.find_file(file)), kwargs))
+        return repr((store.version(store.find_any(file)), kwargs))
 
     @classmethod
     def execute(
-        cls, file: str, solver: str = store.ANY, steps: int = 0, number: int = 1
+        cls, file: str, solver: str = store.ANY, steps: int = 0, number: int = 1, table: str = ""
     ) -> io.NodeOutput:
-        table = store.select(file, solver, steps, number)
-        made_for = f"\nmade for {table.model_name}" if table.model_name else ""
-        said = report(table.describe() + made_for)
-        return io.NodeOutput(table, table.sigmas.to(torch.float32), ui=said)
+        found = store.find_any(file)
+        if is_profile(found):
+            profile = store.load_profile(found)
+            made = profile.table(steps or STEPS)
+            carried = AnySteps([made], StoredProfile(profile, found))
+            said = report(summary(profile))
+            return io.NodeOutput(carried, made.sigmas.to(torch.float32), ui=said)
+        made = store.select(file, solver, steps, number, table)
+        made_for = f"\nmade for {made.model_name}" if made.model_name else ""
+        said = report(made.describe() + made_for)
+        return io.NodeOutput(made, made.sigmas.to(torch.float32), ui=said)
 
 
 NODES = [LoadTable]

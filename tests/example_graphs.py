@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from hosts.checkpoints import SD3_CLIP_L, SD3_TEXT, SD15, SD15_TEXT, write_checkpoint
 
 SEED = 7
 HUGGING_FACE = "https://huggingface.co/Comfy-Org"
@@ -36,6 +33,19 @@ class Note:
 
 
 @dataclass(frozen=True)
+class App:
+    """App mode: the inputs, (node, widget), and the nodes whose results are shown."""
+
+    inputs: list[tuple[str, str]]
+    outputs: list[str]
+
+    def data(self) -> dict[str, Any]:
+        """As the front end keeps it in a workflow's ``extra.linearData``."""
+        inputs = [[int(node), widget] for node, widget in self.inputs]
+        return {"inputs": inputs, "outputs": [int(node) for node in self.outputs]}
+
+
+@dataclass(frozen=True)
 class Example:
     """A workflow; ``models`` are the files that it names: (folder, name, where to get it)."""
 
@@ -45,6 +55,10 @@ class Example:
     picture: str = ""
     """The node whose picture is the thumbnail, "each" for those of all previews, or "demo" and a
     variant of the demo model, where the model of the graph itself is not at hand."""
+    runs: bool = True
+    """Whether stand-ins for its models let it run as it is."""
+    app: App | None = None
+    """What newer front ends show of it in app mode, which it opens in."""
 
 
 def plan(**values: Any) -> Node:
@@ -99,6 +113,25 @@ def shut(kind: str, pos: tuple[int, int], inputs: dict[str, Any]) -> Node:
 def enlarged(image: list[Any]) -> dict[str, Any]:
     """Inputs of ImageScaleBy: pixels that can be seen."""
     return {"image": image, "upscale_method": "nearest-exact", "scale_by": 8.0}
+
+
+def app() -> Example:
+    """The demo model as an app: choose a subject and steps, press Run."""
+    parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
+    emoji = {"subject": "food", "variant": "EDM", "batch_size": 4}
+    sample = {**parts, "latent_image": ["1", 3], "seed": SEED, "steps": 6, "cfg": 2.0}
+    sample |= {"scheduler": "karras", "no_table": "distil one now"}
+    nodes = {
+        "1": Node("DODE_DemoModel", (0, 0), (280, 190), emoji),
+        "2": Node("DODE_KSampler", (320, 0), (300, 560), sample),
+        "3": shut("VAEDecode", (660, 0), {"samples": ["2", 0], "vae": ["1", 4]}),
+        "4": shut("ImageScaleBy", (660, 45), enlarged(["3", 0])),
+        "5": Node("PreviewImage", (660, 110), (440, 450), {"images": ["4", 0]}, "D-ODE"),
+    }
+    text = """Opens as an app where the front end has app mode (1.41 and newer): choose, press \
+**Run**. The first run at a *cfg* distills once; then change freely: subject, steps, seed."""
+    shown = App([("1", "subject"), ("2", "steps"), ("2", "cfg"), ("2", "seed")], ["5"])
+    return Example(nodes, [Note((0, 280), (280, 280), text)], picture="5", app=shown)
 
 
 def image_to_image() -> Example:
@@ -217,21 +250,3 @@ def loaded(name: str, empty: str, size: int) -> dict[str, Node]:
         ),
         "4": Node(empty, (320, 310), (280, 90), {"width": size, "height": size, "batch_size": 1}),
     }
-
-
-# By the names that the front end shows: those of the files.
-EXAMPLES = {
-    "Try D-ODE without a checkpoint": demo,
-    "Distil a checkpoint, then sample": checkpoint,
-    "SD 3.5 and Flux in one node": flow_model,
-    "Image to image, distilled once": image_to_image,
-}
-
-
-def write_models(models: Path) -> None:
-    """Tiny stand-ins, with random weights, for the checkpoints that the examples name."""
-    stand_ins = {checkpoint: (SD15, SD15_TEXT), flow_model: (SD3_TEXT, SD3_CLIP_L)}
-    for example, (tiny, text) in stand_ins.items():
-        for folder, name, _ in example().models:
-            if not (models / folder / name).exists():
-                write_checkpoint(models, tiny, name, text_encoder=text)

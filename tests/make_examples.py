@@ -19,7 +19,8 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from example_graphs import EXAMPLES, SEED, Example, Node, write_models  # noqa: E402
+from example_graphs import SEED, Example, Node  # noqa: E402
+from examples import EXAMPLES, write_models  # noqa: E402
 from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
 from hosts.install import newest_front_end  # noqa: E402
@@ -68,7 +69,10 @@ def build(front: FrontEnd, example: Example) -> dict[str, Any]:
     for note in example.notes:
         front.page.evaluate(NOTE, {"pos": note.pos, "size": note.size, "text": note.text})
     front.fit()
-    return front.workflow()
+    workflow = front.workflow()
+    if example.app is not None:
+        workflow["extra"] |= {"linearMode": True, "linearData": example.app.data()}
+    return workflow
 
 
 def place(node: Node, example: Example) -> dict[str, Any]:
@@ -129,11 +133,14 @@ def write(front: FrontEnd, name: str) -> None:
 def picture(server: ComfyServer, front: FrontEnd, name: str) -> None:
     """One example's thumbnail, and a screenshot of it after a run."""
     example = EXAMPLES[name]()
-    front.load(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    workflow["extra"].pop("linearMode", None)  # its graph is seen
+    front.load(workflow)
     if example.models:
         front.page.evaluate(SHRINK, SMALL)
-    front.queue()
-    front.wait(timeout=1800)
+    if example.runs:
+        front.queue()
+        front.wait(timeout=1800)
     image = thumbnail(server, front, example)
     shot = front.screenshot(TESTS.parent / "test_output" / f"made_{name}.png", graph_only=True)
     if name in SHOWN:

@@ -37,7 +37,7 @@ def test_which_runs_it_serves(table: dode.LambdaTable, grid: Any, kind: str, sai
     found = resolve([table], grid)
     assert found.kind == kind and said in found.message
     assert [stage.sigma for stage in found.stages] == OWN[:-1]
-    assert ("noise levels" in found.message) == bool(said)
+    assert ("noise levels replace" in found.message) == bool(said)
 
 
 def test_a_table_of_the_schedule_goes_first() -> None:
@@ -95,7 +95,7 @@ def test_distill_writes_what_it_was_asked_for() -> None:
     ("grid", "said"),
     [
         ([80.0, 5.0, 1.0, 0.0], "distill a table for 3 steps"),
-        ([1.9, 1.0, 0.5, 0.0], "this run starts at sigma 1.9: what serves it is a table of"),
+        ([1.9, 1.0, 0.5, 0.0], "this run starts at sigma 1.9: what serves it is a profile (method"),
         ([80.0, 5.0, 1.0], "this run ends at sigma 1: what serves it"),
         ([3.0, 1.0], "this run starts at sigma 3 and ends at sigma 1: what serves it"),
         ([0.1, 5.0, 80.0], "it runs backwards, from sigma 0.1 up"),
@@ -105,6 +105,6 @@ def test_what_would_serve(grid: list[float], said: str) -> None:
     """Where a run is a part of a schedule, a table of as many steps would not help."""
     message = resolve([], grid, highest=80.0).message
     assert said in message
-    assert ("steps" in message) == ("for 3 steps" in said)
+    assert ("a table for" in message) == ("a table for 3 steps" in said)
     whole = made_up("ddim", karras(6), learned_sigmas=True)
     assert said in resolve([whole], grid).message

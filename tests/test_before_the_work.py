@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dode_core as dode
 from dode_core.fit.few_step import already_few_step
-from dode_core.fit.steady import check_steady
+from dode_core.fit.steady import EVALUATIONS, check_steady
 from dode_core.solve.integrate import evaluated
 from dode_core.solve.solvers import get_solver
 from dode_core.solve.stages import LookAhead
@@ -22,15 +22,17 @@ KINDS = ("ve", "flow")
 class Cache:
     """A step cache: while the input changes little, the last change is used again."""
 
-    def __init__(self, model: Any, breaks: bool = False) -> None:
+    def __init__(self, model: Any, breaks: bool = False, threshold: float = 0.2) -> None:
         self.model, self.breaks, self.before = model, breaks, None
+        self.threshold, self.skipped = threshold, 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         if self.before is not None:
             seen, found = self.before
             if self.breaks:
                 raise TypeError("unsupported operand type(s) for *: 'Tensor' and 'NoneType'")
-            if float((x - seen).norm()) < 0.2 * float(seen.norm()):
+            if float((x - seen).norm()) < self.threshold * float(seen.norm()):
+                self.skipped += 1
                 return x + (found - seen)
         found = self.model(x, sigma, **extra_args)
         self.before = x, found
@@ -70,6 +72,46 @@ def test_a_model_that_jumps_has_nothing_to_distil(kind: str) -> None:
         said = already_few_step(jumps, x, grid.tolist(), kind)
         assert "already few-step; nothing to distil" in said
         assert already_few_step(jumps, x[:3], grid.tolist(), kind) == ""
+
+
+def test_no_more_samples_at_once_than_are_asked_for() -> None:
+    """Somebody distils one at a time because two do not fit."""
+    most: list[int] = []
+
+    def model(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        most.append(len(x))
+        return mixture("ve")(x, sigma)
+
+    grid = grid_for("ve", 4)
+    x = start("ve", grid, 5, 2, 3, 3)
+    check_steady(model, x, float(grid[0]), "ve")
+    assert most == [1] * EVALUATIONS
+    already_few_step(model, x, grid.tolist(), "ve", batch_size=2)
+    assert set(most[EVALUATIONS:]) == {2}
+
+
+def test_what_a_first_look_does_not_judge() -> None:
+    """Too little memory has its own sentence; what is not finite is the calibration's to name."""
+    x = start("ve", grid_for("ve", 4), 2, 2, 3, 3)
+
+    def full(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory.")
+
+    with pytest.raises(dode.CalibrationError, match="Memory ran out with one latent"):
+        check_steady(full, x, 80.0, "ve")
+    check_steady(lambda x, sigma, **_: x * float("nan"), x, 80.0, "ve")
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.2, 0.4])
+def test_caches_of_any_strength(threshold: float) -> None:
+    """Steps of the first look are as small as those of a run in which one would skip."""
+    grid = grid_for("ve", 20)
+    x = start("ve", grid, 2, 2, 3, 3)
+    cache = Cache(mixture("ve"), threshold=threshold)
+    dode.sample(cache, x, grid, solver="ddim")
+    assert cache.skipped
+    with pytest.raises(dode.CalibrationError, match="step cache"):
+        check_steady(Cache(mixture("ve"), threshold=threshold), x, float(grid[0]), "ve")
 
 
 class Listening:

@@ -247,13 +247,13 @@ def test_a_connected_table_that_does_not_fit(
 
 def test_an_empty_latent_on_a_part_of_the_schedule(tmp_path: Path) -> None:
     """Refused, with what to do; an image's latent, and a whole schedule, are not."""
-    calibrate = part("nodes.host.calibrate")
+    check_start = part("nodes.host.before_work").check_start
     model = part("nodes.host.demo_model").load_model("EDM")
     empty, image = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
     whole, rest = torch.tensor([80.0, 2.0, 0.0]), torch.tensor([2.0, 0.5, 0.0])
-    calibrate.check_start(model, empty, whole)
-    calibrate.check_start(model, image, rest)
-    calibrate.check_start(model, empty, rest.flip(0)[1:])  # unsampling starts from an image anyway
+    check_start(model, empty, whole)
+    check_start(model, image, rest)
+    check_start(model, empty, rest.flip(0)[1:])  # unsampling starts from an image anyway
     error = part("dode_core.errors").CalibrationError
     with pytest.raises(error, match="start at 2, below the model's 80, but the latent is empty"):
-        calibrate.check_start(model, empty, rest)
+        check_start(model, empty, rest)

@@ -14,7 +14,7 @@ from webui_host import Host
 
 import dode_core as dode
 from dode_core.tables.identity import file_fingerprint
-from dode_webui import api, distill, job
+from dode_webui import api, distill, job, options
 
 BODY = {"solver": "ddim", "steps": 4, "scheduler": "Karras", "samples": 4, "learn_sigmas": False}
 
@@ -54,6 +54,26 @@ def test_distill_and_list(webui: Host) -> None:
         "for_loaded_checkpoint": True,
         **made,
     }
+
+
+def test_an_image_with_a_table_that_is_not_there(webui: Host) -> None:
+    """The sentence is in the answer, wherever the sampler runs in the host's route."""
+
+    def txt2img(table: str) -> dict[str, Any]:
+        chosen, _ = options.read(table, 1.0)
+        name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+        p = webui.txt2img(4, name, dode_options=chosen, is_api=True)
+        return {"info": p.extra_generation_params}
+
+    app = FastAPI()
+    app.add_api_route(api.MODEL_ROUTE, txt2img, methods=["POST"])
+    web = TestClient(app)
+    answer = web.post(api.MODEL_ROUTE, params={"table": "0badc0de"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("Table '0badc0de' is not among the table files here")
+    answer = web.post(api.MODEL_ROUTE, params={"table": "Automatic"})
+    assert answer.status_code == 200
+    assert answer.json()["info"]["D-ODE match"] == "uncalibrated"
 
 
 def test_the_hosts_own_guard(webui: Host) -> None:

@@ -11,6 +11,7 @@ import torch
 from webui_host import HOSTS, Host, install, run_main_thread
 
 import dode_core as dode
+from dode_core.fit.steady import EVALUATIONS
 from dode_core.tables.library import tables_in
 from dode_webui import calibration, distill, job, samplers
 from dode_webui.request import Request
@@ -126,6 +127,66 @@ def test_the_same_table_in_every_host(tmp_path: Path) -> None:
     for table in tables[1:]:
         torch.testing.assert_close(table.lambdas, tables[0].lambdas, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(table.sigmas, tables[0].sigmas)
+
+
+def test_the_report_compares_with_what_one_would_have_run(webui: Host) -> None:
+    """With the better of DPM++ 2M and Euler first, with the plain solver second."""
+    running = finished(request(samples=8, steps=(5,)))
+    (table,) = running.result.tables
+    assert set(table.peer_errors) == {"dpmpp_2m", "euler"}
+    line = running.result.summary()[0]
+    assert " of DPM++ 2M's" in line or " of Euler's" in line
+
+
+class Cache:
+    """As TeaCache: while little changes, the last change is used again."""
+
+    def __init__(self, denoise: Any) -> None:
+        self.denoise, self.before = denoise, None
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, prompt: str) -> torch.Tensor:
+        if prompt and self.before is not None:
+            seen, found = self.before
+            if seen.shape == x.shape and float((x - seen).norm()) < 0.2 * float(seen.norm()):
+                return x + found - seen
+        found = self.denoise(x, sigma, prompt)
+        if prompt:
+            self.before = x, found
+        return found
+
+
+def test_a_step_cache_is_refused(webui: Host) -> None:
+    webui.denoise = Cache(webui.denoise)
+    for once in (False, True):
+        running = finished(request(once=once, samples=8, prompts=("a fox",)))
+        assert running.state == job.FAILED
+        assert "a step cache" in running.status() and "take it off" in running.status()
+    assert not webui.sidecar.exists()
+    webui.denoise = webui.denoise.denoise
+    is_free(webui)
+
+
+def test_a_model_that_is_few_step_already(webui: Host) -> None:
+    goal = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    webui.denoise = lambda x, sigma, prompt: goal.expand_as(x).clone()
+    running = finished(request(samples=8))
+    assert running.state == job.DONE, running.error
+    assert "already few-step; nothing to distil" in " ".join(running.result.summary())
+
+
+def test_a_long_name_is_known_before_the_work(webui: Host) -> None:
+    """Limits of file names are bytes: the table goes to the host's own folder at once."""
+    from types import SimpleNamespace
+
+    long = webui.checkpoint.with_name("\u00e9" * 124 + ".ckpt")
+    long.write_bytes(webui.checkpoint.read_bytes())
+    info = SimpleNamespace(filename=str(long), sha256=None, shorthash=None)
+    for model in (webui.shared.sd_model, webui.sd_models.model_data.sd_model):
+        model.sd_checkpoint_info = info
+    running = finished(request())
+    assert running.state == job.DONE, running.error
+    assert running.result.file.parent == webui.folder / "dode" and not running.result.note
+    assert tables_in(running.result.file)
 
 
 def test_several_step_counts_and_the_best_solver(webui: Host) -> None:
@@ -260,7 +321,7 @@ def test_errors_come_back_and_leave_the_host_usable(webui: Host, error: BaseExce
 
     def fail() -> None:
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == EVALUATIONS + 4:  # an error in the first look is said otherwise
             raise error
 
     webui.fail = fail

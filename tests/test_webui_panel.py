@@ -443,28 +443,36 @@ def test_infotext_round_trip(webui: Host, built: list[Component]) -> None:
     keep(webui, good, other)
     chosen = options.Options(options.table_id(other), 0.5)
     image = webui.txt2img(6, name, dode_options=chosen)
-    restored = accordion.paste_table(params(image))["value"]
-    assert restored in options.menu() and restored.endswith(f"[{options.table_id(other)}]")
+    restored = accordion.paste_table(params(image))
+    assert (
+        restored
+        and restored in options.menu()
+        and restored.endswith(f"[{options.table_id(other)}]")
+    )
     assert accordion.paste_scale(params(image)) == 0.5 and not accordion.paste_note(params(image))
     again = webui.txt2img(6, name, dode_options=options.Options(restored, 0.5))
     assert again.latent.equal(image.latent)
 
     automatic = webui.txt2img(6, name)
-    pinned = accordion.paste_table(params(automatic))["value"]
-    assert pinned.endswith(f"[{options.table_id(good)}]"), "a better table may come"
+    pinned = accordion.paste_table(params(automatic))
+    assert pinned and pinned.endswith(f"[{options.table_id(good)}]"), "a better table may come"
     assert accordion.paste_scale(params(automatic)) == 1.0
     none = webui.txt2img(6, name, dode_options=options.Options("None"))
-    assert accordion.paste_table(params(none))["value"] == "None"
+    assert accordion.paste_table(params(none)) == "None"
 
     webui.sidecar.unlink()
-    assert accordion.paste_table(params(image))["value"] == AUTOMATIC
+    instead = accordion.paste_table(params(image))
+    assert instead == f"Automatic instead of {options.table_id(other)}"
+    gone = webui.txt2img(6, name)
+    accordion.apply(gone, instead, 1.0)
+    assert options.of_run(gone).table == AUTOMATIC
     note = accordion.paste_note(params(image))
     assert f"model.dode.json {options.table_id(other)}" in note and "not among" in note
 
 
 def test_pasting_images_of_two_tables_or_of_others(webui: Host, built: list[Component]) -> None:
     two = {sampling.TABLE: "a 11111111", sampling.hires(sampling.TABLE): "a 22222222"}
-    assert accordion.paste_table(two)["value"] == AUTOMATIC
+    assert accordion.paste_table(two) == AUTOMATIC
     assert "11111111 and a 22222222" in accordion.paste_note(two)
     assert accordion.paste_table({"Steps": "20"}) is None
     assert accordion.paste_scale({"Steps": "20"}) is None
@@ -480,7 +488,7 @@ def test_tables_of_two_cfgs_are_not_one(webui: Host, built: list[Component]) -> 
     keep(webui, *(made_up("ddim", sigmas, model_fingerprint=mark, cfg=c) for c in (5.0, 9.0)))
     image = webui.txt2img(6, name)
     assert params(image)[sampling.MATCH] == "exact between cfgs"
-    assert accordion.paste_table(params(image))["value"] == AUTOMATIC
+    assert accordion.paste_table(params(image)) == AUTOMATIC
     assert webui.txt2img(6, name).latent.equal(image.latent)
 
 

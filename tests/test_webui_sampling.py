@@ -207,6 +207,42 @@ def test_a_chosen_table_that_is_not_there(webui: Host, table: str) -> None:
     assert p.latent.equal(plain.latent) and "D-ODE error" not in plain.extra_generation_params
 
 
+def test_a_request_for_a_table_that_is_not_there_fails(webui: Host) -> None:
+    """Over HTTP a request that cannot be met is an error, as one for a script of no known name."""
+    from fastapi import HTTPException
+
+    keep(webui, made_up("ddim", grid(webui)))
+    asked = [
+        (("12345678", 1.0), "Table '12345678' is not among the table files"),
+        ((f"{options.INSTEAD}a 12345678", 1.0), "Table 'a 12345678' is not among the table files"),
+        ((7, 1.0), "the table is '7', not a text"),
+        (("Automatic", "much"), "the lambda scale is much"),
+    ]
+    for args, said in asked:
+        chosen, _ = options.read(*args)
+        with pytest.raises(HTTPException) as failed:
+            webui.txt2img(6, sampler(webui), dode_options=chosen, is_api=True)
+        assert failed.value.status_code == 422 and said in failed.value.detail
+    plain = webui.txt2img(6, sampler(webui), is_api=True)
+    assert plain.extra_generation_params["D-ODE match"] == "exact"
+    none = webui.txt2img(6, sampler(webui), dode_options=Options("None"), is_api=True)
+    assert none.extra_generation_params["D-ODE match"] == "uncalibrated"
+
+
+def test_a_pasted_table_that_is_not_there_kills_no_picture(webui: Host) -> None:
+    """In the browser the best table there is is used instead, and both are named."""
+    table = made_up("ddim", grid(webui))
+    keep(webui, table)
+    chosen, problem = options.read(f"{options.INSTEAD}old 0badc0de", 1.0)
+    p = webui.txt2img(6, sampler(webui), dode_options=chosen)
+    params = p.extra_generation_params
+    assert not problem and params["D-ODE match"] == "exact"
+    assert params["D-ODE table"].endswith(options.table_id(table)) and "D-ODE choice" not in params
+    said = "Table 'old 0badc0de' is not among the table files here: Automatic was used instead."
+    assert params["D-ODE error"] == said and said in p.comments[0]
+    assert p.latent.equal(webui.txt2img(6, sampler(webui)).latent)
+
+
 def test_a_chosen_table_that_cannot_serve(webui: Host) -> None:
     short = made_up("ddim", grid(webui, 4), model_fingerprint=mark(webui))
     keep(webui, short)
@@ -390,7 +426,8 @@ def test_options_from_the_api(
 ) -> None:
     p = webui.txt2img(2, sampler(webui))
     accordion.apply(p, table, scale, "more than we know")
-    assert options.of_run(p) == Options() and said in p.comments[-1]
+    chosen = options.of_run(p)
+    assert chosen == Options(problem=chosen.problem) and said in p.comments[-1]
     assert caplog.records[-1].levelno == logging.WARNING
     accordion.apply(p)
     assert options.of_run(p) == Options()

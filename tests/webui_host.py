@@ -132,7 +132,9 @@ class Host:
         scheduler = (
             {} if self.kind == "classic" else {"scheduler": settings.pop("scheduler", "Karras")}
         )
-        attributes = {k: settings.pop(k) for k in list(settings) if k.startswith("dode")}
+        attributes = {
+            k: settings.pop(k) for k in list(settings) if k.startswith(("dode", "is_api"))
+        }
         p = kind(prompt="a fox", steps=steps, sampler_name=sampler, **scheduler, **settings)
         p.scripts = self.scripts.ScriptRunner()
         for name, value in attributes.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solve.integrate import Denoiser, State, begin_run, complete, evaluated
+from ..solve.schedules import make_sigmas
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
 from .guarded import has_rows
@@ -19,6 +20,12 @@ from .teacher import Teacher
 SAMPLES = 4
 COARSE, FINE = 2, 4  # sub-steps of the two teachers
 FLOOR = 1e-4  # relative: below it both are rounding
+STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
+
+
+def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:
+    """The steps that few-step models are made for, where none are asked for."""
+    return make_sigmas(SCHEDULE[parametrization], STEPS, lowest, highest).tolist()
 
 
 @torch.no_grad()
@@ -29,6 +36,7 @@ def already_few_step(
     parametrization: str,
     extra_args: Mapping[str, Any] | None = None,
     solver: str = "ddim",
+    batch_size: int = SAMPLES,
 ) -> str:
     """A sentence where the plain solver is within the teacher's own spread; "" where it is not.
 
@@ -44,6 +52,7 @@ def already_few_step(
     rows = frozenset(k for k, v in given.items() if has_rows(v, len(x)))
     args = {k: v[:count] if k in rows else v for k, v in given.items()}
     parts = InParts(model, rows)  # where memory holds no four samples at once
+    parts.most = batch_size
 
     def in_parts(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         return parts(x, sigma, extra_args)

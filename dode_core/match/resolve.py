@@ -216,8 +216,8 @@ def _advice(grid: Sequence[float], full: float) -> str:
     if grid[-1] > 0:
         part += (" and " if part else "") + f"ends at sigma {grid[-1]:.3g}"
     return (
-        f"this run {part}: what serves it is a table of the whole schedule on its own noise levels "
-        '(method "one lambda" or "columns"), or one distilled on these sigmas from an image'
+        f'this run {part}: what serves it is a profile (method "any steps"), or a table of the '
+        'whole schedule on its own noise levels (method "one lambda" or "columns")'
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 Kind = Literal["same", "close", "another", "refused"]
 WEIGHTS = ("values", "weights", "file")  # what knows weights again, the surest first
 SAME_RANGE = 0.01  # relative, of the highest sigma; the lowest moves with a flow model's shift
+PARTLY = "partly_read"  # a word of a mark: there was more than could be looked at
 PLAIN = {"options": "none", "guider": "CFG"}  # values that say: nothing special
 
 
@@ -53,7 +54,8 @@ class Likeness:
     def distance(self) -> int:
         """Order of trust: 0 for nothing to say, then by how much there is; refused is last."""
         base = {"same": 0, "close": 0, "another": 100, "refused": 1000}[self.kind]
-        return base + len(self._named())
+        named = [_weight(each) for each in self.differences]
+        return base + sum(named) + sum(not _ordinary(each) for each in self.unknown)
 
     def _named(self) -> tuple[str, ...]:
         said = [str(each) for each in self.differences]
@@ -84,6 +86,9 @@ def compare(ours: str, theirs: str) -> Likeness:
     differences, unknown = changed, []
     for name in sorted((own.keys() | other.keys()) - set(WEIGHTS), key=_importance):
         a, b = own.get(name, ""), other.get(name, "")
+        if a == b and PARTLY in words(a):
+            unknown.append(Difference(name, a, b))
+            continue
         if a == b or (name == "range" and a and b and _same_range(a, b)):
             continue
         if _comparable(name, a, b):
@@ -128,6 +133,15 @@ def _same_range(a: str, b: str) -> bool:
     except (IndexError, ValueError):
         return False
     return math.isclose(one, two, rel_tol=SAME_RANGE)
+
+
+def _weight(each: Difference) -> int:
+    """How much a difference counts: what is there and should not be counts besides what is not."""
+    if each.mark == "options":
+        return max(1, len(set(words(each.ours)) ^ set(words(each.theirs))))
+    if each.mark == "patches" and each.ours and each.theirs:
+        return 2  # those of this run are missing, and others are there
+    return 1
 
 
 def _ordinary(unknown: Difference) -> bool:
@@ -177,8 +191,12 @@ def _say_patches(each: Difference) -> str:
         return "made without the merge" if "merge" in ours else "made without LoRAs"
     if not each.ours:
         return "made for a merge of this model" if "merge" in theirs else "made with LoRAs"
-    if "merge" in ours or "merge" in theirs:
+    if "merge" in ours and "merge" in theirs:
         return "made for another merge"
+    if "merge" in theirs:
+        return "made for a merge of this model"
+    if "merge" in ours:
+        return "made without the merge"
     return "made with other LoRAs"
 
 
@@ -195,6 +213,9 @@ def _unsaid(each: Difference) -> str:
     if each.mark == "patches":
         return "perhaps made with other LoRAs"
     name = each.mark.replace("_", " ")
+    if each.ours == each.theirs:
+        what = ", ".join(word for word in words(each.ours) if word != PARTLY) or name
+        return f"perhaps made with other settings of {what}, too many to be read"
     if each.theirs:
         return f"made with {', '.join(words(each.theirs)) or f'{name} {each.theirs}'}"
     what = ", ".join(words(each.ours)) or f"{name} {each.ours}"

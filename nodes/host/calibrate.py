@@ -24,14 +24,14 @@ from torch import Tensor
 
 from ...dode_core.errors import CalibrationError
 from ...dode_core.fit.teacher import Teacher
-from ...dode_core.match.resolve import FULL
 from ...dode_core.methods import default_method, get_method
 from ...dode_core.solve.noise import check_sigmas
 from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
+from . import before_work
 from .cost import evaluations, seconds_each
 from .live import Live
-from .models import highest_sigma, parametrization
+from .models import parametrization
 from .prompts import by_prompt
 from .told import Told
 
@@ -106,9 +106,8 @@ class DistillSampler:
         each = seconds_each(told, x, grid[0], extra_args, size)
         self.live.expect(evaluations(work, len(x)), each)
         if grid[-1] == 0:
-            self.live.note = already_few_step(told, x, grid, self.kind, extra_args)
-            if self.live.note:
-                logging.warning("D-ODE: %s.", self.live.note)
+            few = partial(already_few_step, told, x, grid, self.kind, extra_args)
+            self.live.say(few(batch_size=size))
         self.table = work(told, x, extra_args=extra_args, progress=self.live, batch_size=size)
         return x
 
@@ -123,7 +122,8 @@ def calibrate(
     """
     if len(check_sigmas(sigmas)) < 2:
         raise CalibrationError("The schedule has 1 sigma, which makes no step; give at least 2.")
-    check_start(guider.model_patcher, latent, sigmas)
+    before_work.check_start(guider.model_patcher, latent, sigmas)
+    before_work.check_caches(guider.model_patcher)
     latent = repeat(latent, settings.samples)
     noise = comfy.sample.prepare_noise(latent, settings.seed)
     calibration = DistillSampler(settings, parametrization(guider.model_patcher), live)
@@ -134,23 +134,6 @@ def calibrate(
     if calibration.table is None:
         raise CalibrationError("The guider did not run the calibration; use another guider.")
     return calibration.table
-
-
-def check_start(patcher: Any, latent: Any, sigmas: Tensor) -> None:
-    """A part of a schedule starts from an image: noise alone is never that clean.
-
-    Raises :class:`CalibrationError` for an empty latent on sigmas that start below the model's.
-    """
-    first, highest = float(sigmas[0]), highest_sigma(patcher)
-    parts = latent.unbind() if latent.is_nested else [latent]
-    empty = not any(part.any() for part in parts)
-    full = FULL[parametrization(patcher)]
-    if empty and highest is not None and first < full * highest and first > float(sigmas[-1]):
-        raise CalibrationError(
-            f"The SIGMAS start at {first:.4g}, below the model's {highest:.4g}, but the latent is "
-            "empty: connect the latent of an image, or SIGMAS of the whole schedule (their table, "
-            'made by the method "one lambda" or "columns", serves parts of it as well).'
-        )
 
 
 def make_guider(

@@ -55,6 +55,12 @@ class Live:
         if self.teller is not None:
             self.teller.expect(cost)
 
+    def say(self, note: str) -> None:
+        """A warning, for the log now and for the report at the end; "" is none."""
+        self.note = note
+        if note:
+            logging.warning("D-ODE: %s.", note)
+
     def end(self) -> None:
         """The work that was told of is done; the node goes on with other work."""
         if self.teller is not None:

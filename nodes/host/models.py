@@ -85,7 +85,7 @@ def identify(
         "values": values,
         "file": file_fingerprint(file) if file else "",  # but has nothing put beside it
         "patches": patches_mark(patcher),
-        "options": options_mark(patcher),
+        "options": options_mark(patcher, guider),
         "guider": guider_mark(guider),
         "distilled_cfg": distilled_cfg(guider),
         **sampling_marks(patcher),

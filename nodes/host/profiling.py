@@ -16,7 +16,7 @@ from torch import Tensor
 from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
-from . import calibrate, models, store
+from . import before_work, calibrate, models, store
 from .cost import seconds_each
 from .live import Live
 from .prompts import by_prompt
@@ -65,14 +65,18 @@ class ProfileSampler:
     ) -> Tensor:
         """Calibrate on the scaled noise ``x``, which is returned as it came."""
         from ...dode_core import calibration  # not before there is work
+        from ...dode_core.fit.few_step import already_few_step, few_step_grid
         from ...dode_core.fit.steady import check_steady
 
         inner, extra_args = by_prompt(model, len(x), extra_args or {})
         told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
         check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
-        each = seconds_each(told, x, high, extra_args, self.work.batch_size)
+        size = self.work.batch_size
+        each = seconds_each(told, x, high, extra_args, size)
         self.live.expect(calibration.QUICK_BUDGET * len(x), each)
+        grid = few_step_grid(high, low, kind)
+        self.live.say(already_few_step(told, x, grid, kind, extra_args, batch_size=size))
         self.profile = calibration.calibrate(
             told,
             x,
@@ -82,7 +86,7 @@ class ProfileSampler:
             parametrization=kind,
             holdout=self.work.holdout,
             progress=self.live,
-            batch_size=self.work.batch_size,
+            batch_size=size,
         )
         return x
 
@@ -100,6 +104,7 @@ def make_profile(work: ProfileWork, live: Live) -> Profile:
             f"{work.samples} samples are too few to serve any number of steps; use "
             f"{LEAST_SAMPLES} or more, or another method."
         )
+    before_work.check_caches(work.guider.model_patcher)
     high, low = sigma_range(work.guider.model_patcher)
     latent = calibrate.repeat(work.latent, work.samples)
     noise = comfy.sample.prepare_noise(latent, work.seed)
@@ -132,7 +137,8 @@ def find_or_make_profile(
     how = work.identity, work.cfg, work.seed, work.file
     profile, file, note = store.save_profile(profile, *how)
     where = f"saved in {store.shown(file)}" + (f"; {note}" if note else "")
-    return StoredProfile(profile, file), f"{time.monotonic() - began:.1f} s, {where}"
+    said = f"\n{live.note}" if live.note else ""
+    return StoredProfile(profile, file), f"{time.monotonic() - began:.1f} s, {where}{said}"
 
 
 def find(work: ProfileWork) -> StoredProfile | None:

@@ -23,6 +23,7 @@ from .common import AnySteps
 from .fallback import warning
 from .origin import running_prompt
 from .settings import extra_samplers
+from .shelf_list import LastRun
 from .telling import notice
 from .told import Told, follows_steps
 
@@ -76,6 +77,7 @@ def sample_dode(
     query = query_of(patcher, sigmas, models.guidance(guider))
     query = replace(query, parametrization=kind, solver=solver, channels=x.shape[1])
     choice = choose(patcher, query, carried, guider, keep_schedule)
+    LastRun.query, LastRun.choice = query, choice
     resolution = choice.resolution
     if follows_steps(guider):
         resolution = without_look_ahead(resolution)
@@ -105,6 +107,7 @@ def choose(
     ``keep_schedule``: see :func:`dode_core.shelf.choose`.
     """
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
+    LastRun.identity = identity
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     if identity and isinstance(carried, AnySteps):
         made, why = shelf.serve([carried.stored], identity, query, keep_schedule)

@@ -5,6 +5,7 @@ How they are found, named and kept is :mod:`dode_core.tables.library`'s.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from ...dode_core.tables.library import (
     version,
 )
 from ...dode_core.tables.names import file_name, inside
-from ...dode_core.tables.table import LambdaTable
+from ...dode_core.tables.table import LambdaTable, dump_tables
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 
@@ -94,18 +95,37 @@ def find_file(name: str) -> Path:
     return library().find_file(name)
 
 
-def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
-    """The ``number``-th newest table of a file with that solver and so many steps."""
+def find_any(name: str) -> Path:
+    """The table file or profile behind a name of the two listings. Raises :class:`TableError`."""
+    return profile_listing().get(name) or find_file(name)
+
+
+def table_id(table: LambdaTable) -> str:
+    """Eight hexadecimal digits that name a table by what is in it."""
+    return hashlib.sha256(dump_tables([table])).hexdigest()[:8]
+
+
+def says(table: LambdaTable, words: str) -> bool:
+    """Whether a table says all of some things: "own noise levels, cfg 7"; its id is one of them."""
+    line = f"{table.title}, {table.worth}, {table.model_name}, [{table_id(table)}]"
+    said = [each.strip() for each in line.lower().split(",")]
+    wanted = [each.strip() for each in words.lower().split(",")]
+    return all(each in said for each in wanted if each)
+
+
+def select(file: str, solver: str, steps: int, number: int, words: str = "") -> LambdaTable:
+    """The ``number``-th newest table of a file with that solver, so many steps and those words."""
     tables = tables_in(find_file(file))
     if solver != ANY:
         get_solver(solver)
     left = [
         table
         for table in reversed(tables)
-        if solver in (ANY, table.solver) and steps in (0, table.steps)
+        if solver in (ANY, table.solver) and steps in (0, table.steps) and says(table, words)
     ]
     if number > len(left):
         wanted = f"number {number} of solver {solver}, {steps or ANY} steps"
+        wanted += f", that says {words!r}" if words.strip() else ""
         there = "; ".join(table.describe() for table in reversed(tables)) or "no table"
         raise TableError(f"{file} has no {wanted}; it holds: {there}.")
     return left[number - 1]
@@ -114,6 +134,20 @@ def select(file: str, solver: str, steps: int, number: int) -> LambdaTable:
 def find(identity: Identity) -> list[Stored]:
     """The tables for a model, newest last."""
     return library().find(identity)
+
+
+def profile_listing() -> dict[str, Path]:
+    """Every profile by its name for menus, as :func:`listing` names tables."""
+    found: dict[str, Path] = {}
+    for _, root in library().roots:
+        for file in table_files(root, PROFILE_SUFFIX):
+            found.setdefault(shown(Path(file)), Path(file))
+    return found
+
+
+def load_profile(file: Path) -> Profile:
+    """A profile, checked in every number; kept while its file stays the same."""
+    return shelf.load_profile(file)
 
 
 def find_profiles(identity: Identity) -> list[shelf.StoredProfile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -45,8 +46,7 @@ def network(model: Any) -> Any:
 
 def _weights(patcher: Any) -> str:
     """Hash of class, latent format, every weight's name and shape, and a few values of some."""
-    state = network(patcher.model).state_dict()
-    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    state = _tensors(patcher, _saved)
     head = [*_head(patcher.model), *(f"{key} {tuple(state[key].shape)}" for key in sorted(state))]
     whole = hashlib.sha256("\n".join(head).encode())
     keys = sorted(state)
@@ -59,8 +59,7 @@ def _weights(patcher: Any) -> str:
 
 def _values(patcher: Any) -> str:
     """Hash of a few values of every parameter and buffer that can be read."""
-    net = network(patcher.model)
-    state = {**dict(net.named_buffers()), **dict(net.named_parameters())}
+    state = _tensors(patcher, _held)
     keys = sorted(state)
     read = some_values(_original(patcher, key, state[key]) for key in keys)
     found = [(key, values) for key, values in zip(keys, read, strict=True) if values]
@@ -68,6 +67,48 @@ def _values(patcher: Any) -> str:
     return (
         digest([*_head(patcher.model), *(part for line in lines for part in line)]) if lines else ""
     )
+
+
+def _tensors(patcher: Any, read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """What ``read`` finds in the network, whatever object patches are in place at the moment."""
+    state = read(network(patcher.model))
+    for key, kept in _replaced(patcher):
+        state = {
+            name: value for name, value in state.items() if not f"{name}.".startswith(f"{key}.")
+        }
+        if isinstance(kept, torch.nn.Module):
+            state |= {f"{key}.{name}": value for name, value in read(kept).items()}
+        elif isinstance(kept, torch.Tensor):
+            state[key] = kept
+    return state
+
+
+def _saved(module: Any) -> dict[str, Any]:
+    state = module.state_dict()
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _held(module: Any) -> dict[str, Any]:
+    return {**dict(module.named_buffers()), **dict(module.named_parameters())}
+
+
+def _replaced(patcher: Any) -> list[tuple[str, Any]]:
+    """(name in the network, what belongs there) of the parts that object patches stand in for."""
+    kept = getattr(patcher, "object_patches_backup", {})
+    return [
+        (key.removeprefix(PREFIX), value) for key, value in kept.items() if key.startswith(PREFIX)
+    ]
+
+
+def own_parts(patcher: Any) -> dict[int, str]:
+    """The ids of a MODEL's own parts, layer by layer, and what to call them; patches are none."""
+    net = network(patcher.model)
+    own = {id(each): f"own {name}" for name, each in net.named_modules()}
+    for key, value in _replaced(patcher):
+        own[id(value)] = f"own {key}"
+    for value in getattr(patcher, "object_patches", {}).values():
+        own.pop(id(value), None)
+    return own | {id(patcher): "own", id(patcher.model): "own", id(net): "own"}
 
 
 def _original(patcher: Any, key: str, value: Any) -> Any:
@@ -98,7 +139,7 @@ def patches_mark(patcher: Any) -> str:
 
 
 def _patches_mark(patcher: Any) -> str:
-    walk = Walk([patcher.model])
+    walk = Walk({id(patcher.model): "own"})
     words: set[str] = set()
     for key, entries in sorted(
         getattr(patcher, "patches", {}).items(), key=lambda pair: str(pair[0])

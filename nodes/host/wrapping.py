@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,12 +14,17 @@ from comfy.model_sampling import CONST
 from comfy.samplers import CFGGuider
 
 from ...dode_core.tables.identity import digest, labelled
+from ...dode_core.tables.likeness import PARTLY
 from .anything import Walk, name_of
-from .weights import network
+from .hooks import prompt_hooks
+from .state import State
+from .weights import network, own_parts
 
 NONE, PLAIN_GUIDER = "none", "CFG"
-# Keys that change no output: ours, the host's own notes of a run, and torch.compile.
+# Keys that change no output: ours, the host's own notes of a run, torch.compile, and what only
+# masks are used with (DifferentialDiffusion).
 NEUTRAL = {"dode", "sample_sigmas", "torch.compile", "torch_compile_kwargs", "to_load_options"}
+NEUTRAL |= {"denoise_mask_function"}
 OWN_MARK = ("model_sampling",)  # replaced parts that have a mark of their own
 HOST_STATE = {"model_patcher", "model_options", "original_conds", "conds", "inner_model"}
 HOST_STATE |= {"loaded_models"}
@@ -29,24 +35,54 @@ PREDICTIONS = {  # (of the input, of the output, the input's scale) at sigma 1/2
     "edm": (0.8, 0.4472, 0.8944),
 }
 PROBE = 0.5
+# What skips steps by what earlier ones gave, by the names that packs gave it.
+STEP_CACHE = re.compile(r"\b(?:Easy|Lazy|Tea|Mag|FB|FirstBlock|Taylor|Di|DB)Cache", re.IGNORECASE)
 
 
-def options_mark(patcher: Any) -> str:
-    """Everything that is put around the weights, hashed and named; "none" for nothing."""
-    found = [(name, value) for name, value in _wrapping(patcher) if _is_something(value)]
+def options_mark(patcher: Any, guider: Any = None) -> str:
+    """Everything that is put around the weights, hashed and named; "none" for nothing.
+
+    ``guider``: whose prompts may bring hooks, LoRAs for their part of a run.
+    """
+    found = _found(patcher) + prompt_hooks(guider)
     if not found:
         return NONE
-    walk = Walk([patcher, patcher.model, network(patcher.model)])
-    names: list[str] = []
+    own = own_parts(patcher)
+    walk = Walk(own, State((value for _, value in found), own))
     for name, value in found:
         walk.tokens.append(name)
         walk.add(value)
+    return _labelled(_named(found), walk)
+
+
+def step_cache(patcher: Any) -> str:
+    """The name of a step cache that is on a MODEL; "" where none that is known by name is."""
+    names = " ".join(_named(_found(patcher)))
+    found = STEP_CACHE.search(names)
+    return found[0] if found else ""
+
+
+def _found(patcher: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in _wrapping(patcher) if _is_something(value)]
+
+
+def _named(found: list[tuple[str, Any]]) -> list[str]:
+    names: list[str] = []
+    for name, value in found:
         group, key = name.split("/", 1)
-        if group in ("wrappers", "callbacks"):
+        if group == "prompt":
+            names.append(key)
+        elif group in ("wrappers", "callbacks") or key == "injections":
             names += [own for own in value if isinstance(own, str)] or _names(key, value)
         else:
             names += _names(key, value)
-    return labelled(sorted(set(names)), walk.hash())
+    known = {name.removesuffix("Holder").lower(): name for name in sorted(names, reverse=True)}
+    return sorted(name.removesuffix("Holder") for name in known.values())
+
+
+def _labelled(names: list[str], walk: Walk) -> str:
+    """A mark of what was walked; that not all of it was is its first word."""
+    return labelled([*([PARTLY] if walk.cut else []), *names], walk.hash())
 
 
 def _wrapping(patcher: Any) -> Iterator[tuple[str, Any]]:
@@ -69,7 +105,7 @@ def _wrapping(patcher: Any) -> Iterator[tuple[str, Any]]:
         same = getattr(value, "_orig_mod", value) is network(patcher.model)
         if key not in OWN_MARK and not same:
             yield f"object/{key}", value
-    for name in ("weight_wrapper_patches", "injections", "hook_patches", "additional_models"):
+    for name in ("weight_wrapper_patches", "injections", "additional_models"):
         yield f"model/{name}", getattr(patcher, name, None)
 
 
@@ -101,14 +137,18 @@ def guider_mark(guider: Any) -> str:
         getattr(kind, name, None) is getattr(CFGGuider, name) for name in PLUMBING
     ):
         return PLAIN_GUIDER
-    known = {k: v for k, v in vars(guider).items() if k not in HOST_STATE and _is_something(v)}
+    plumbing = [getattr(kind, name, None) for name in PLUMBING]
+    state = State([*plumbing, guider])
+    changing = HOST_STATE | state.attributes(guider)
+    known = {k: v for k, v in vars(guider).items() if k not in changing and _is_something(v)}
     if getattr(kind, "set_cfg", None) is CFGGuider.set_cfg:
         known.pop("cfg", None)  # a table has it of its own
-    walk = Walk([getattr(guider, "model_patcher", None), guider])
-    for name in PLUMBING:
-        walk.add(getattr(kind, name, None))
+    own = {id(guider): "own", id(getattr(guider, "model_patcher", None)): "own"}
+    walk = Walk(own, state)
+    for each in plumbing:
+        walk.add(each)
     walk.add(known)
-    return labelled([kind.__name__.removesuffix("Guider").removeprefix("Guider_")], walk.hash())
+    return _labelled([kind.__name__.removesuffix("Guider").removeprefix("Guider_")], walk)
 
 
 def distilled_cfg(guider: Any) -> str:

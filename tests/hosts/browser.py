@@ -169,7 +169,7 @@ class FrontEnd:
 
     def reload(self) -> None:
         """(Re)load the page, as a user does to see new files in a list."""
-        self.page.goto(self.url)
+        self.page.goto(self.url, timeout=120_000)
         self.page.wait_for_function(READY, timeout=120_000)
 
     def reset(self) -> None:

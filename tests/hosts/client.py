@@ -110,7 +110,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.id = uuid.uuid4().hex
+        self.id = str(uuid.uuid4())
         self.http = requests.Session()
         self.http.trust_env = False  # the server is on this machine, whatever the proxy
         self._runs: dict[str, Run] = {}
@@ -153,7 +153,7 @@ class Client:
             ComfyError: ComfyUI found it invalid; the message holds every node's complaint.
         """
         # Our own id, so that the run is known before its first event can arrive.
-        run = Run(self, uuid.uuid4().hex)
+        run = Run(self, str(uuid.uuid4()))
         self._runs[run.prompt_id] = run
         body = {"prompt": prompt, "client_id": self.id, "prompt_id": run.prompt_id}
         answer = self.post("/prompt", json=body)

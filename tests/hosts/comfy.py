@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -35,6 +36,7 @@ __all__ = [
 
 CONDITIONING_PACK = Path(__file__).parent / "conditioning_pack"
 RUDE_PACK = Path(__file__).parent / "rude_pack"
+LEVEL_MARK = re.compile(r"^(?:\x1b\[\d+m)*\[[A-Z]+\](?:\x1b\[0m)? ", re.MULTILINE)  # since 0.33
 
 
 class ComfyServer:
@@ -169,8 +171,9 @@ class ComfyServer:
         self.start()
 
     def log(self) -> str:
-        """Return what the server printed since its last start."""
-        return self._log.read_bytes()[self._log_start :].decode(errors="replace")
+        """Return what the server printed since its last start, without ComfyUI's level marks."""
+        text = self._log.read_bytes()[self._log_start :].decode(errors="replace")
+        return LEVEL_MARK.sub("", text)
 
     def queue(self, prompt: dict[str, Any]) -> Run:
         """Queue a prompt in API format; see `Client.queue`."""
