@@ -60,6 +60,15 @@ def lint() -> int:
     )
 
 
+def tests() -> int:
+    """The whole suite: two files at a time, then, one by one, those with a server and a browser.
+
+    One thread each: small models beside a server and a browser only slow each other down.
+    """
+    two = run("pytest", "-m", "not comfy", "-n", "2", "--dist", "loadfile", threads=1)
+    return run("pytest", "-m", "comfy", threads=1) or two
+
+
 def main() -> int:
     task, *rest = sys.argv[1:] or ["help"]
     if task not in TASKS:
@@ -77,8 +86,7 @@ def main() -> int:
         return run("benchmarks", *rest)
     if task == "lint":
         return lint()
-    # One thread: small models beside a server and a browser only slow each other down.
-    return (0 if rest else lint()) or run("pytest", *rest, threads=1)
+    return run("pytest", *rest, threads=1) if rest else lint() or tests()
 
 
 if __name__ == "__main__":

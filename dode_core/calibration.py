@@ -7,8 +7,9 @@ samples measure some tables against what the profile expected of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,17 +24,16 @@ from .learn.learn import SCOUTS
 from .response.design import Designer
 from .response.measured import Measured
 from .response.observe import Observer
-from .response.profile import Profile, plan_of
-from .response.simulate import Plan
+from .response.profile import Profile, look_of, plan_of
 from .session import Session
 from .solve.integrate import Denoiser
 
 QUICK_BUDGET = 64
 LEAST_BUDGET = 56
-OBSERVED = 8  # samples of which every run is seen
-LOOK = 0.48  # of the first sigma: where the first run looks
-EXPLORED = (6, 9)
-FOLLOWED = (5, 8, 12)
+OBSERVED = 8  # samples that are learned from: more runs of fewer samples show more
+FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
+EXPLORED = (9, 6)
+FOLLOWED = (12, 8, 5)
 AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, round by round
 MOST_POINTS = 150  # observed evaluations: a response with more is slow
 MEASURED = (5, 8, 12)
@@ -61,9 +61,11 @@ def calibrate(
     model: ``model(x, sigma, **extra_args) -> denoised``, sigma of shape (b,). x: the noise at
     ``sigma_max``, shape (B, ...), of 8 samples or more; latents of any rank. ``sigma_min`` is the
     lowest sigma above 0 that a run may use. Tensors in ``extra_args`` whose first dimension is B
-    belong to the samples. The last ``round(holdout * B)`` samples only measure.
+    belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others at
+    most %d are learned from, evenly chosen, and the rest only pays for more runs of those.
 
-    At most ``budget`` model evaluations per sample in all, %d of them the teacher's.
+    At most ``budget`` model evaluations per sample of x in all; the teacher takes %d of each that
+    it follows.
     ``progress(done, total, denoised)`` is called after every model call; raising from it stops the
     calibration, and raising :class:`Enough` after the first student run ends it with what is known.
     Raises :class:`SigmasError` and :class:`CalibrationError`.
@@ -79,15 +81,31 @@ def calibrate(
             f"least {LEAST_BUDGET}."
         )
     grid = (float(sigma_max), float(sigma_min), 0.0)
-    samples = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
+    given = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
+    samples = _fewer(given)
     session = Session(model, samples, grid, parametrization, progress)
-    session.model.total = session.most_calls(budget)
-    found = Calibrator(session, budget).profile()
-    session.model.finish()
+    session.model.total = session.most_calls(budget * len(given) / len(samples))
+    found = Calibrator(session, budget, len(given)).profile()
+    with suppress(Enough):
+        session.model.finish()
     return found
 
 
-calibrate.__doc__ = (calibrate.__doc__ or "") % DENSE_STEPS
+calibrate.__doc__ = (calibrate.__doc__ or "") % (OBSERVED, DENSE_STEPS)
+
+
+def _fewer(samples: Samples) -> Samples:
+    """The samples that a calibration follows: OBSERVED to learn from, and those held out."""
+    if samples.fit <= OBSERVED:
+        return samples
+    spread = [i * samples.fit // OBSERVED for i in range(OBSERVED)]
+    rows = torch.tensor([*spread, *range(samples.fit, len(samples))])
+    args = {
+        key: value[rows.to(value.device)] if key in samples.per_sample else value
+        for key, value in (samples.extra_args or {}).items()
+    }
+    share = samples.held_out / len(rows)
+    return replace(samples, x=samples.x[rows.to(samples.x.device)], extra_args=args, holdout=share)
 
 
 @dataclass
@@ -95,21 +113,18 @@ class Calibrator:
     """The runs of one calibration, in order, as far as the budget goes."""
 
     session: Session
-    budget: float
-    plans: dict[int, Plan] = field(default_factory=dict)
+    budget: float  # evaluations per sample that was given
+    given: int
+    looks: tuple[float, ...] = field(default=(), init=False)
 
     def profile(self) -> Profile:
         session = self.session
         held = [session.samples.is_held_out(part) for part in session.parts]
         fit = [i for i, out in enumerate(held) if not out]
-        seen, rows = [], 0
-        for i in fit:
-            if rows < OBSERVED:
-                seen.append(i)
-                rows += session.parts[i].stop - session.parts[i].start
-        self.fit = self._observer(seen)
+        self.fit = self._observer(fit)
         self.held = self._observer([i for i, out in enumerate(held) if out])
-        self.looks = () if session.mean is None else (LOOK * session.grid[0],)
+        looks = (FAR * session.grid[0], NEAR * session.grid[0])
+        self.looks = () if session.mean is None else looks
         try:
             self._explore()
         except Enough:
@@ -132,8 +147,7 @@ class Calibrator:
     @property
     def left(self) -> float:
         """Evaluations, of all samples, the last check taken off."""
-        session = self.session
-        return self.budget * len(session.samples) - session.model.evaluations - 1
+        return self.budget * self.given - self.session.model.evaluations - 1
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
@@ -151,7 +165,7 @@ class Calibrator:
         if self.left - self._reserved() < steps * self.fit.samples:
             return
         known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
-        look = self.looks[0] if self.looks else None
+        look = look_of(self.looks, steps)
         plan = self._designer().own(steps, None, look, known, kept=1)
         self.fit.seen.append(self.fit.run(plan))
 
@@ -164,23 +178,26 @@ class Calibrator:
         return Designer(self.fit.response(), self.session.parametrization, WEIGHT)
 
     def _finish(self) -> Profile:
-        session = self.session
-        profile = self._profile(())
-        measured = []
-        starts: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
-        part = MEASURED_PART[1][session.parametrization] * session.grid[0]
-        starts.append((MEASURED_PART[0], part))
-        for steps, start in starts:
+        measured: list[Measured] = []
+        try:
+            for each in self._measured(self._profile(())):
+                measured.append(each)
+        except Enough:
+            self.session.model.progress = None
+        self.session.model.check_unchanged()
+        return self._profile(tuple(measured))
+
+    def _measured(self, profile: Profile) -> Iterator[Measured]:
+        """Some of the profile's runs on the held-out samples, as far as the budget goes."""
+        runs: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
+        part = MEASURED_PART[1][self.session.parametrization] * self.session.grid[0]
+        for steps, start in [*runs, (MEASURED_PART[0], part)]:
             if not self.held.states or self.left < steps * self.held.samples:
                 continue
             table = profile.table(steps, start)
-            if table.solver != "ddim" or not table.gain:
-                continue
-            run = self.held.run(plan_of(table))
-            error = float(run.squares.mean().sqrt())
-            measured.append(Measured(steps, start, profile.expected(table), error))
-        session.model.check_unchanged()
-        return self._profile(tuple(measured))
+            if table.solver == "ddim" and table.gain:
+                error = self.held.run(plan_of(table)).error
+                yield Measured(steps, start, profile.expected(table), error)
 
     def _profile(self, measured: tuple[Measured, ...]) -> Profile:
         session = self.session
@@ -190,7 +207,7 @@ class Calibrator:
             session.mean,
             self.looks,
             WEIGHT,
-            session.model.evaluations / len(session.samples),
+            session.model.evaluations / self.given,
             session.samples.fit,
             session.samples.held_out,
             measured=measured,

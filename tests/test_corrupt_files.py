@@ -42,7 +42,7 @@ RAW_CASES: dict[str, tuple[bytes, str]] = {
     "zeros": (bytes(1000), "not valid JSON"),
     "not UTF-8": (RAW.replace(b"ddim", b"\xff"), "not valid JSON"),
     "UTF-16": (RAW.decode().encode("utf-16"), "not valid JSON"),
-    "byte order mark": (b"\xef\xbb\xbf" + RAW, "not valid JSON"),
+    "two byte order marks": (b"\xef\xbb\xbf" * 2 + RAW, "not valid JSON"),
     "truncated": (RAW[: len(RAW) // 2], "not valid JSON"),
     "trailing": (RAW + b"{}", "not valid JSON"),
     "not JSON": (b"lambda = 1", "not valid JSON"),
@@ -90,6 +90,13 @@ def test_bytes(case: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.dode.json"
     path.write_bytes(raw)
     assert_refused(path, words)
+
+
+def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """What some Windows editors put before the text."""
+    path = tmp_path / "marked.dode.json"
+    path.write_bytes(b"\xef\xbb\xbf" + RAW)
+    assert [table.describe() for table in dode.load_tables(path)] == [made_up().describe()]
 
 
 def test_directory(tmp_path: Path) -> None:

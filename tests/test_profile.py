@@ -28,25 +28,49 @@ def profile(kind: str = "ve") -> dode.Profile:
     return dode.calibrate(model, noise(high=high), high, low, parametrization=kind)
 
 
-def error(table: dode.LambdaTable | None, sigmas: torch.Tensor, solver: str | None = None) -> float:
-    """RMS final error on noise that no calibration saw."""
+def errors(
+    table: dode.LambdaTable | None, sigmas: torch.Tensor, solver: str | None = None
+) -> tuple[float, float]:
+    """Median and RMS of the final errors of 32 noises that no calibration saw.
+
+    One of them lies where two of the mixture's components part: whatever the sampler, its error is
+    about 1 on most grids, and the RMS tells little else.
+    """
     model, x = mixture("ve", SHAPE, components=4, std=0.6), noise(32, 5)
     low = 1e-3
     exact = model(y := solve(model, x, HIGH, low), y.new_full((len(y),), low))
     how = {"disable": True, "parametrization": "ve"}
-    return rms(dode.sample(model, x, sigmas, table=table, solver=solver, **how) - exact)
+    off = dode.sample(model, x, sigmas, table=table, solver=solver, **how) - exact
+    each = off.square().flatten(1).mean(1).sqrt()
+    return float(each.median()), rms(off)
 
 
 FORKS = pytest.mark.xfail(reason="forks, docs/benchmarks.md: not yet caught", strict=True)
 
 
-@pytest.mark.parametrize("steps", [3, 5, pytest.param(8, marks=FORKS)])
+def plain_errors(grids: list[torch.Tensor]) -> list[tuple[float, float]]:
+    solvers = ("ddim", "ipndm", "deis", "dpmpp_2m")
+    return [errors(None, grid, solver) for grid in grids for solver in solvers]
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8])
 def test_own_sigmas_beat_the_plain_solvers(steps: int) -> None:
     table = profile().table(steps)
-    grids = [torch.cat([g, g.new_zeros(1)]) for g in _grids(steps)]
-    plain = [error(None, g, s) for g in grids for s in ("ddim", "ipndm", "deis", "dpmpp_2m")]
     assert table.steps == steps and table.sigmas[0] == HIGH and table.sigmas[-1] == 0
-    assert error(table, table.sigmas) < min(plain)
+    plain = [median for median, _ in plain_errors(_padded(steps))]
+    assert errors(table, table.sigmas)[0] < 0.7 * min(plain)
+
+
+@pytest.mark.parametrize("steps", [3, 5, pytest.param(8, marks=FORKS)])
+def test_no_more_samples_go_elsewhere(steps: int) -> None:
+    table = profile().table(steps)
+    assert errors(table, table.sigmas)[1] < 1.1 * min(
+        whole for _, whole in plain_errors(_padded(steps))
+    )
+
+
+def _padded(steps: int) -> list[torch.Tensor]:
+    return [torch.cat([grid, grid.new_zeros(1)]) for grid in _grids(steps)]
 
 
 def _grids(steps: int) -> list[torch.Tensor]:
@@ -77,8 +101,9 @@ def test_rows_for_a_given_grid() -> None:
     table = profile().table(sigmas=grid)
     assert torch.equal(table.sigmas, grid)
     assert not table.learned_sigmas
-    best = min(error(None, grid, solver) for solver in ("ddim", "ipndm", "deis", "dpmpp_2m"))
-    assert error(table, grid) < best
+    (median, whole), plain = errors(table, grid), plain_errors([grid])
+    assert median < 0.7 * min(one for one, _ in plain)
+    assert whole < 1.1 * min(all for _, all in plain)
 
 
 def test_predicted_and_measured_errors_agree() -> None:
@@ -161,9 +186,11 @@ def test_progress_and_interrupt() -> None:
     assert all(0 < done <= total for done, total in calls)
 
 
-def test_enough_keeps_what_is_known() -> None:
+# Three micro-batches, two of them learned from; in the second student run, and while measuring.
+@pytest.mark.parametrize("after", [3 * 40 + 2 * 9 + 5, 3 * 40 + 2 * 30])
+def test_enough_keeps_what_is_known(after: int) -> None:
     def enough(done: int, total: int, denoised: torch.Tensor) -> None:
-        if done > 4 * 40 + 20:  # four micro-batches; in the second run
+        if done > after:
             raise dode.Enough
 
     found = dode.calibrate(

@@ -21,7 +21,12 @@ from dode_core.response.profile_file import dump_profile
 @cache
 def made() -> dode.Profile:
     found = dode.calibrate(
-        gaussian(shape=(2, 6, 6)), randn(8, 2, 6, 6) * 15, 15.0, 0.05, parametrization="ve"
+        gaussian(shape=(2, 6, 6)),
+        randn(8, 2, 6, 6) * 15,
+        15.0,
+        0.05,
+        parametrization="ve",
+        budget=56,
     )
     return replace(found, tables=(found.table(3),), cfg=3.0, model_name="a model", seed=2**64 - 1)
 
@@ -125,7 +130,7 @@ def test_changed_bytes_are_refused_or_serve() -> None:
     """Any profile that is accepted makes tables of finite numbers, or refuses in one sentence."""
     random = np.random.default_rng(0)
     served = 0
-    for _ in range(150):
+    for _ in range(80):
         data = bytearray(raw())
         for _ in range(random.integers(1, 4)):
             at = (
@@ -140,4 +145,4 @@ def test_changed_bytes_are_refused_or_serve() -> None:
             continue
         served += 1
         assert table.lambdas.isfinite().all() and table.sigmas.isfinite().all()
-    assert served > 10
+    assert served > 5

@@ -18,7 +18,6 @@ SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
 POWERS = (0.7, 0.85, 1.0, 1.2)  # of partial runs' nodes on the line
 DEPTHS = (1.2, 2.0, 3.0, 4.0)  # how far below the start their last node lies, on the line
 TOP = {True: 0.8, False: 0.97}  # the highest inner node against the look ahead, or the start
-AHEAD = (0.45, 0.6)  # of the first sigma: looks that are tried where nothing is known
 
 
 class Designer:

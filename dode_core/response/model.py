@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..solve.noise import FLOW_SIGMA_LIMIT
+
 Array = np.ndarray
-WIDTH = 0.4  # of the smoothing of J and nu, in log sigma
-REACH = 1.5  # of k, in log sigma
+WIDTH = 0.4  # of the smoothing of J and nu, on the line: see `line`
+REACH = 1.5  # of k, on the line
 TRUST = 0.3  # of what single points miss, as nu: most of it is the same from point to point
 NUGGET = 1e-4  # of the process, relative: rounding, and that outputs were seen once
 FINE = 96  # points of the curves that J and nu are read from
@@ -33,14 +35,18 @@ LEAST_NU = 1e-6
 
 @dataclass
 class Points:
-    """Observed answers: log sigma (m,), dx and dD (bands, m, rank)."""
+    """Observed answers: places on the line (m,), dx and dD (bands, m, rank)."""
 
     logs: Array
     dx: Array
     answer: Array
 
     def curves(self, logs: Array) -> tuple[Array, Array]:
-        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed in log sigma."""
+        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed.
+
+        Below all that was observed they go to 1 and 0 with sigma^2, as any denoiser's do: taken for
+        constant, a last evaluation at a tiny sigma would seem to mend a state, and runs end in one.
+        """
         size = (self.dx**2).sum(2) + 1e-300
         slopes = (self.dx * self.answer).sum(2) / size
         rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
@@ -49,7 +55,10 @@ class Points:
         mean = slopes @ weights.T
         spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
         found = rest @ weights.T + np.maximum(spread, 0)
-        return mean, np.maximum(TRUST * found, LEAST_NU)
+        below = np.exp(2 * np.minimum(logs - self.logs.min(), 0))
+        inside = np.clip(mean, 0, 1)  # where a Gaussian's J is: P / (P + sigma^2)
+        mean = np.where(below < 1, inside / (inside + (1 - inside) * below + 1e-12), mean)
+        return mean, np.maximum(TRUST * found * below, LEAST_NU)
 
 
 @dataclass
@@ -57,7 +66,7 @@ class Response:
     """What is known of a checkpoint: see this module. ``knots`` are the teacher's sigmas, falling.
 
     states, slopes: (bands, knots, rank) of the teacher, slope = x - denoised = dx / d log sigma;
-    final, mean: (bands, rank); ``curve`` = log sigmas, J and nu where nothing was observed.
+    final, mean: (bands, rank); ``curve`` = places on the line, J and nu where nothing was observed.
     """
 
     knots: Array
@@ -67,12 +76,14 @@ class Response:
     mean: Array
     curve: tuple[Array, Array, Array]
     points: Points | None = None
+    parametrization: str = "ve"
     logs: Array = field(init=False)
 
     def __post_init__(self) -> None:
         self.logs = np.log(self.knots)
         if self.points is not None:
-            fine = np.linspace(self.logs[0], self.logs[-1], FINE)
+            ends = line(self.knots[[0, -1]], self.parametrization)
+            fine = np.linspace(ends[0], ends[1], FINE)
             self.curve = (fine, *self.points.curves(fine))
             self._condition(self.points)
 
@@ -153,7 +164,7 @@ class Response:
         teacher = self.state(sigma)
         dx = x - teacher
         few, back = np.unique(sigma, return_inverse=True)
-        logs = np.log(few)
+        logs = line(few, self.parametrization)
         j, nu = (curve[:, back] for curve in self._curves(logs))
         square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
         out = teacher - self.slope(sigma) + j[:, :, None] * dx
@@ -185,7 +196,18 @@ def default_curve(
     a = 1 - np.minimum(sigma, 1 - 1e-4) if parametrization == "flow" else np.ones_like(sigma)
     p = np.maximum(variances, 1e-12)[:, None]
     j = a * p / (a * a * p + sigma * sigma)
-    return np.log(knots), j, np.full_like(j, 0.05)
+    return line(knots, parametrization), j, np.full_like(j, 0.05)
+
+
+def line(sigma: Array, parametrization: str) -> Array:
+    """Where sigmas lie: minus log-SNR, see :func:`dode_core.solve.noise.minus_log_snr`.
+
+    A flow model's sigmas near 1 are close together and far apart in what the model sees.
+    """
+    if parametrization == "flow":
+        sigma = np.minimum(sigma, FLOW_SIGMA_LIMIT)
+        return np.log(sigma / (1 - sigma))
+    return np.log(sigma)
 
 
 def unit(sigma: float, parametrization: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,11 @@ class Seen:
     plan: Plan
     outputs: list[list[Tensor]] = field(repr=False)  # [evaluation][micro-batch]
     squares: Tensor  # (samples,) mean square final errors
+
+    @property
+    def error(self) -> float:
+        """RMS of the final errors."""
+        return float(self.squares.mean().sqrt())
 
 
 @dataclass
@@ -92,7 +97,7 @@ class Observer:
         states, slopes = frame[:, :count], frame[:, count : 2 * count]
         final, mean = frame[:, 2 * count], frame[:, 2 * count + 1]
         curve = default_curve(knots, self._variances(frame), self.parametrization)
-        blank = Response(knots, states, slopes, final, mean, curve)
+        blank = Response(knots, states, slopes, final, mean, curve, None, self.parametrization)
         first, parts = 2 * count + 2, []
         for run in runs:
             outputs = frame[:, first : first + run.plan.stages]
@@ -102,7 +107,7 @@ class Observer:
             return blank
         logs, dx, answer = zip(*parts, strict=True)
         points = Points(np.concatenate(logs), np.concatenate(dx, 1), np.concatenate(answer, 1))
-        return Response(knots, states, slopes, final, mean, curve, points)
+        return replace(blank, points=points)
 
     def _weights(self, runs: Sequence[Seen]) -> Tensor:
         if not runs or not self.robust:

@@ -21,6 +21,7 @@ DAMPINGS = (0.1, 1.0, 10.0)  # of the last one that helped, tried together
 LEAST_DAMPING, MOST_DAMPING = 1e-8, 1e4
 STALLED = 0.998  # rounds in a row that lower the error by less end the search
 DELTA = 1e-5
+MOST_WEIGHT = 8.0  # of an output in a row: larger ones live off differences that are noise
 PRIOR = 1e-7  # pulls rows to where they began, or the last digits of the error move them far
 
 
@@ -137,7 +138,7 @@ def _moved(plan: Plan, step: Array, moves: Moves) -> Plan:
             plan = replace(plan, ahead=ahead)
     rows = plan.rows.copy()
     for value, (k, j) in zip(step[taken:], _places(plan), strict=True):
-        rows[k, j] = np.clip(rows[k, j] + value, -50, 50)
+        rows[k, j] = np.clip(rows[k, j] + value, -MOST_WEIGHT, MOST_WEIGHT)
     return replace(plan, rows=rows)
 
 

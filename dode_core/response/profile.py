@@ -30,6 +30,7 @@ from .run_of_stages import expected_error
 from .simulate import Plan
 
 MOST_STEPS = 64
+NEAR_STEPS = 10
 SUFFIX = ".dode-profile"
 
 
@@ -38,9 +39,9 @@ class Profile:
     """A checkpoint at one cfg: tables for any number of steps, any start and any grid.
 
     ``sigma_max`` and ``sigma_min`` are the checkpoint's range; ``mean`` is what a first evaluation
-    that looks ahead, at one of ``looks``, guesses (None: no run looks ahead). ``evaluations``
-    counts model evaluations per sample, all in. ``tables`` were made during the calibration,
-    some from real runs, and serve their runs first. Made by :func:`dode_core.calibrate`.
+    that looks ahead guesses (None: none does), ``looks`` where: see :func:`look_of`.
+    ``evaluations`` counts model evaluations per sample, all in. ``tables`` were made during the
+    calibration and serve their runs first. Made by :func:`dode_core.calibrate`.
     """
 
     response: Response
@@ -147,12 +148,10 @@ class Profile:
     def _make(self, key: tuple[Any, ...]) -> LambdaTable:
         designer = Designer(self.response, self.parametrization, self.weight)
         if key[0] == "grid":
-            plans = [designer.given(key[1])]
+            plan = designer.given(key[1])
         else:
             _, steps, start = key
-            looks: Sequence[float | None] = (None,) if start else self.looks or (None,)
-            plans = [designer.own(steps, start, look) for look in looks]
-        plan = min(plans, key=lambda plan: plan.expected)
+            plan = designer.own(steps, start, None if start else look_of(self.looks, steps))
         given = key[1] if key[0] == "grid" else None
         return self.table_of(plan, given is None, best_built_in(self, plan, given))
 
@@ -191,6 +190,17 @@ class Profile:
                 f"{self.sigma_max:g} down to {self.sigma_min:g}."
             )
         return grid
+
+
+def look_of(looks: Sequence[float], steps: int) -> float | None:
+    """Where the first evaluation of a whole run looks: short runs at the first of ``looks``.
+
+    A far look saves a short run a step, but what the model answers to a guess can send a sample
+    elsewhere; a run of NEAR_STEPS or more has no need of the risk.
+    """
+    if not looks:
+        return None
+    return looks[0] if steps < NEAR_STEPS else looks[-1]
 
 
 def parse_profile(raw: bytes, name: str = "profile") -> Profile:

@@ -79,7 +79,11 @@ def read_fields(raw: bytes, name: str = "profile") -> dict[str, Any]:
             tables = parse_tables(tensors.pop("tables").tobytes(), "its tables")
         if any(table.parametrization != fields["parametrization"] for table in tables):
             raise TableError("a table's parametrisation is not the profile's.")
-        return {"response": _response(tensors), "tables": tuple(tables), **fields}
+        return {
+            "response": _response(tensors, fields["parametrization"]),
+            "tables": tuple(tables),
+            **fields,
+        }
     except DodeError as error:
         raise TableError(f"{name}: {error}") from error
 
@@ -116,7 +120,7 @@ def _loaded(raw: bytes) -> dict[str, Array]:
         raise TableError(f"it is no valid safetensors file ({error}).") from error
 
 
-def _response(tensors: Mapping[str, Array]) -> Response:
+def _response(tensors: Mapping[str, Array], kind: str) -> Response:
     for key, value in tensors.items():
         if not (np.abs(value) <= MAX_VALUE).all():  # false for NaN as well
             raise TableError(f'a number of its tensor "{key}" is not finite or absurdly large.')
@@ -132,7 +136,8 @@ def _response(tensors: Mapping[str, Array]) -> Response:
     known = {key: tensors[key] for key in ("knots", "states", "slopes", "final", "mean")}
     try:
         with np.errstate(all="ignore"):
-            response = Response(**known, curve=(logs, tensors["curve.j"], nu), points=points)
+            curve = logs, tensors["curve.j"], nu
+            response = Response(**known, curve=curve, points=points, parametrization=kind)
     except np.linalg.LinAlgError as error:
         raise TableError(f"its observed runs contradict each other ({error}).") from error
     if not response.is_finite():

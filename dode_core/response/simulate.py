@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .model import Array, Response, unit
+from .model import Array, Response, line, unit
 
 HISTORY = 3
 Look = Callable[[int, Array, Array], Array]
@@ -174,7 +174,7 @@ def _least_squares(
 def replay(
     response: Response, plan: Plan, outputs: Array, parametrization: str
 ) -> tuple[Array, Array, Array]:
-    """What an observed run says: log sigmas (n,), dx and dD (bands, n, rank).
+    """What an observed run says: places on the line (n,), dx and dD (bands, n, rank).
 
     ``outputs`` (bands, n, rank) are the coordinates of its denoised outputs. The first evaluation
     of a run that does not look ahead says nothing and is left out.
@@ -191,7 +191,7 @@ def replay(
         teacher = response.state(np.array([at]))
         out = outputs[:, k : k + 1]
         if k or plan.ahead is not None:
-            logs.append(np.log(at))
+            logs.append(line(np.array(at), parametrization))
             moved.append(seen - teacher)
             answers.append(out - teacher + response.slope(np.array([at])))
         past = [(x - out) / s, *past][:HISTORY]

@@ -61,7 +61,8 @@ def rewrite(path: str | Path, change: Callable[[str, bytes | None], bytes]) -> N
     path = _real(Path(path))
     with locked(path):
         _remove_left_over(path)
-        write_atomically(path, change(path.name, read_bytes(path) if path.exists() else None))
+        known = read_bytes(path) if os.path.exists(path) else None  # False for impossible names
+        write_atomically(path, change(path.name, known))
 
 
 def _real(path: Path) -> Path:
