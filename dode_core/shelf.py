@@ -172,7 +172,7 @@ def serve(
             continue
         if far > SAME_CFG and each.profile.cfg is not None and query.cfg is not None:
             doubts = (*doubts, f"made at cfg {each.profile.cfg:g}, this run uses {query.cfg:g}")
-        return Choice(_resolution(each.profile, table, query), each.file, doubts), ""
+        return Choice(served(each.profile, table, query), each.file, doubts), ""
     return None, why
 
 
@@ -203,7 +203,8 @@ def table_for(profile: Profile, grid: Sequence[float], keep_schedule: bool = Fal
     return profile.table(len(grid) - 1, float(grid[0]))
 
 
-def _resolution(profile: Profile, table: LambdaTable, query: Query) -> Resolution:
+def served(profile: Profile, table: LambdaTable, query: Query) -> Resolution:
+    """A run of ``table``, which the profile made for the query, and the sentence about it."""
     grid, whole = query.grid, abs(query.grid[0] / profile.sigma_max - 1) < 1e-3
     message = f"profile: {len(grid) - 1} steps" + ("" if whole else f" from sigma {grid[0]:.4g}")
     message += ", on its own noise levels" if table.learned_sigmas else ", on your schedule"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from dode_core.match.scale import MAX_SCALE
@@ -11,7 +12,6 @@ from dode_core.match.scale import MAX_SCALE
 from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
-DISTILL = "Distill for exactly this"
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 
 
@@ -43,13 +43,14 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
         if not is_img2img:
             with gr.Row():
-                button = gr.Button(DISTILL, elem_id="txt2img_dode_distill")
+                once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
+                button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
                 cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
             status = gr.HTML("", elem_id="txt2img_dode_status")
             cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
-            pending.update(
-                button=button, cancel=cancel, status=status, line=line, table=table, refresh=refresh
-            )
+            seen = [status, cancel, table, line]
+            panel.lines.append(line)
+            pending.update(buttons=(button, once), seen=seen, refresh=refresh)
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
         )
@@ -76,23 +77,20 @@ def capture(component: Any, elem_id: str | None) -> None:
         pending.clear()
 
 
-def connect(button: Any, cancel: Any, status: Any, line: Any, table: Any, refresh: Any) -> None:
-    """The Distill button, and the line that says what applies to what is set in txt2img."""
+def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
+    """The Distill buttons, and the line that says what applies to what is set in txt2img.
+
+    buttons: for just these settings, and for any steps. seen: status, cancel, table, line.
+    """
     import gradio as gr
 
     known, inputs = captured.names(), captured.components()
 
-    def start(*values: Any) -> Iterator[list[Any]]:
-        """Distill for exactly what is set in the txt2img tab; the D-ODE tab has the pictures."""
+    def start(once: bool, *values: Any) -> Iterator[list[Any]]:
+        """Distill; the D-ODE tab has the pictures."""
 
         def make() -> Request:
-            settings = captured.settings(known, values)
-            prompt, steps, _ = (
-                settings.pop("prompt"),
-                settings.pop("steps"),
-                settings.pop("sampler"),
-            )
-            return Request(steps=(steps,), prompts=(prompt,), **settings)
+            return Request(once=once, **captured.of_request(captured.settings(known, values)))
 
         for said, _, _, runs in watching.begin_and_watch(make):
             menu = gr.update() if runs else gr.update(choices=options.menu())
@@ -100,12 +98,13 @@ def connect(button: Any, cancel: Any, status: Any, line: Any, table: Any, refres
             yield [said, gr.update(visible=runs), menu, applies]
 
     def show(*values: Any) -> str:
-        return now.line(captured.settings(known, values))
+        return now.shown(captured.settings(known, values))
 
-    watching.wire(button, start, inputs, [status, cancel, table, line])
+    for once, button in enumerate(buttons):
+        watching.wire(button, partial(start, bool(once)), inputs, seen)
     for each in inputs:
-        watching.live(each, show, inputs, [line])
-    refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
+        watching.live(each, show, inputs, [seen[-1]])
+    refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -122,6 +121,7 @@ def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
     captured.widgets.clear()
     panel.menus.clear()
+    panel.lines.clear()
     pending.clear()
 
 

@@ -11,12 +11,14 @@ PROMPT, NEGATIVE, CFG = "txt2img_prompt", "txt2img_neg_prompt", "txt2img_cfg_sca
 WIDTH, HEIGHT, STEPS = "txt2img_width", "txt2img_height", "txt2img_steps"
 SCHEDULER, SAMPLER = "txt2img_scheduler", "txt2img_sampling"
 DISTILLED = "txt2img_distilled_cfg_scale"  # Forge and its kin: a shift for most flow models
+HIRES, HIRES_STEPS = "txt2img_hr-checkbox", "txt2img_hires_steps"
+DENOISE = "txt2img_denoising_strength"  # of the hires pass
 CAPTURED = (PROMPT, NEGATIVE, CFG, WIDTH, HEIGHT, STEPS)  # every host has these
-OPTIONAL = (SCHEDULER, SAMPLER, DISTILLED)
+OPTIONAL = (SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE)
 # What is taken where a host names its widgets otherwise.
 FALLBACKS: dict[str, Any] = {
     PROMPT: "", NEGATIVE: "", CFG: 7.0, WIDTH: 512, HEIGHT: 512, STEPS: 8, SCHEDULER: "Automatic",
-    SAMPLER: "", DISTILLED: None,
+    SAMPLER: "", DISTILLED: None, HIRES: False, HIRES_STEPS: 0, DENOISE: 0.0,
 }  # fmt: skip
 
 widgets: dict[str, Any] = {}  # by elem_id, anew with every UI
@@ -44,7 +46,9 @@ def components() -> list[Any]:
 
 
 def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """What is set in txt2img, as a request takes it, and the sampling method."""
+    """What is set in txt2img: what a request takes (:func:`of_request`), the sampling method, and
+    ``hires``, (steps, denoise) of the hires pass or None where it is off.
+    """
     found = {**FALLBACKS, **dict(zip(known, values, strict=False))}
     distilled, sampler = found[DISTILLED], str(found[SAMPLER] or "")
     scheduler = str(found[SCHEDULER] or "Automatic")
@@ -60,4 +64,20 @@ def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
         "scheduler": scheduler,
         "sampler": sampler,
         "distilled_cfg_scale": None if distilled is None else float(distilled),
+        "hires": hires(found),
     }
+
+
+def hires(found: dict[str, Any]) -> tuple[int, float] | None:
+    """Steps and denoise of the hires pass; no steps of its own means those of the main pass."""
+    denoise = float(found[DENOISE] or 0)
+    if not found[HIRES] or not denoise:
+        return None
+    return int(found[HIRES_STEPS] or found[STEPS]), denoise
+
+
+def of_request(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that :class:`~dode_webui.request.Request` has under the same names."""
+    names = ("negative", "cfg", "width", "height", "scheduler", "distilled_cfg_scale")
+    same = {name: settings[name] for name in names}
+    return {**same, "steps": (settings["steps"],), "prompts": (settings["prompt"],)}

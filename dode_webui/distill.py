@@ -113,8 +113,9 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
         tables, file, note = keep(calibration.tables, request)
     note = "; ".join(filter(None, (note, calibration.note)))
     outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
-    counts = ", ".join(map(str, request.steps))
-    outcome.settings = f"{request.scheduler} as schedule type, {counts} steps, cfg {request.cfg:g}"
+    what = f"{request.scheduler} as schedule type, {', '.join(map(str, request.steps))} steps"
+    what = "any steps and schedule, img2img and hires too" if request.once else what
+    outcome.settings = f"{what}, cfg {request.cfg:g}"
     for line in outcome.summary():
         logging.info("D-ODE: %s", line)
     if pictures:

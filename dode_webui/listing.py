@@ -7,6 +7,7 @@ import tempfile
 from typing import Any
 
 from dode_core.errors import DodeError
+from dode_core.shelf import StoredProfile, find_profiles
 from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import Stored
 from dode_core.tables.names import inside
@@ -39,6 +40,9 @@ def overview() -> str:
             options.table_id(table),
         )
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    for each in profiles():
+        cells = (profile_line(each), "any", "by its run", library.shown(each.file), "profile")
+        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     if not rows:
         return "<p>No tables for this checkpoint yet.</p>"
     head = "".join(f"<th>{name}</th>" for name in ("for", "solver", "error left", "file", "id"))
@@ -54,25 +58,54 @@ def gain(each: Stored) -> str:
     return "not measured" if ratio is None else f"{ratio:.0%} of the plain solver's"
 
 
+def profiles() -> list[StoredProfile]:
+    """The loaded checkpoint's profiles."""
+    return find_profiles(host.library(), host.identity(upcoming=True))
+
+
+def profile_line(stored: StoredProfile) -> str:
+    """What a profile is for, as :func:`options.purpose` says it of a table."""
+    cfg = stored.profile.cfg
+    return "any steps" + ("" if cfg is None else f", cfg {cfg:g}")
+
+
+def entry(stored: StoredProfile) -> str:
+    """A profile's line in the menu of this list."""
+    return f"{profile_line(stored)}: {stored.file.name}"
+
+
 def lines() -> list[str]:
-    """The tables for the menu of this list: those that can be deleted, presets are not."""
-    return [line for line in options.menu() if line not in (options.AUTOMATIC, options.NONE)]
+    """What this list's menu offers: what can be deleted, presets are not."""
+    tables = [line for line in options.menu() if line not in (options.AUTOMATIC, options.NONE)]
+    return [*map(entry, profiles()), *tables]
+
+
+def chosen_profile(line: str) -> StoredProfile | None:
+    """The profile of a line, one of those that are listed."""
+    return next((each for each in profiles() if entry(each) == line), None)
 
 
 def delete(line: str) -> str:
-    """Take a table out of its file; what happened, in one line."""
+    """Take a table out of its file, or a profile's file away; what happened, in one line."""
+    profile = chosen_profile(line)
     try:
+        if profile is not None:
+            profile.file.unlink(missing_ok=True)
+            return f"Deleted: {line}."
         chosen = options.chosen(line, host.library())
         if host.library().shown(chosen.file).startswith("presets/"):
             return "Presets come with D-ODE and are not deleted."
         remove_tables(chosen.file, [chosen.table])
-    except DodeError as error:
+    except (DodeError, OSError) as error:
         return str(error)
     return f"Deleted: {options.purpose(chosen.table)} [{options.table_id(chosen.table)}]."
 
 
 def export(line: str) -> str:
     """Write a table as a preset that can be published; where, in one line."""
+    profile = chosen_profile(line)
+    if profile is not None:
+        return f"A profile is a file of its own: copy {host.library().shown(profile.file)}."
     try:
         chosen = options.chosen(line, host.library())
         folder = host.own_folder().with_name(EXPORTS)

@@ -8,14 +8,16 @@ from typing import Any
 from dode_core.errors import DodeError
 from dode_core.solve.solvers import SOLVERS
 
-from . import captured, cost, distill, listing, options
+from . import captured, cost, distill, listing, now, options
 from .request import BEST, LIMITS, Request, parse_steps
 from .watching import begin_and_watch, cancel_running, error_line, live, wire
 
 CURRENT, LIST = "of the txt2img tab", "these, one a line"
 SOLVER_MENU = {"Find the best": BEST, **{each.label: name for name, each in SOLVERS.items()}}
+OWN = 8  # widgets of the tab itself, before those of txt2img
 EFFORTS = (cost.ONCE, cost.QUICK, cost.BEST)
 menus: list[Any] = []  # the dropdowns that list tables, anew with every UI
+lines: list[Any] = []  # the line of the txt2img accordion, likewise
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -34,12 +36,14 @@ def tabs() -> list[tuple[Any, str, str]]:
         with gr.Column():
             plot = gr.Image(
                 label="Error to the converged image",
+                show_label=False,  # it would cover the plot's title
                 elem_id="dode_plot",
                 interactive=False,
                 type="pil",
             )
             gallery = gr.Gallery(
                 label="No table, D-ODE, 40 steps",
+                show_label=False,
                 elem_id="dode_gallery",
                 columns=3,
                 object_fit="contain",
@@ -47,7 +51,7 @@ def tabs() -> list[tuple[Any, str, str]]:
             )
         known = captured.names()
         inputs += captured.components()
-        seen = [status, plot, gallery, cancel, line, *tables, *menus]
+        seen = [status, plot, gallery, cancel, line, *lines, *tables, *menus]
         wire(button, watched(known, len(tables) + len(menus)), inputs, seen)
         wire(timing, timed(known), inputs, [status, cancel, line])
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
@@ -62,8 +66,8 @@ def controls(gr: Any) -> tuple[list[Any], Any]:
     Labels differ from each other: the host keeps what users set by label.
     """
     gr.Markdown(
-        "Makes tables for the loaded checkpoint, once for every step count and cfg that you use. "
-        "Prompt, size, cfg, schedule and shift are those of the txt2img tab."
+        "Makes few steps of the loaded checkpoint end nearer to its many-step images. Once for "
+        "each cfg that you use; prompt, size, cfg, schedule and shift are those of the txt2img tab."
     )
     with gr.Row():
         steps = gr.Textbox(
@@ -127,7 +131,10 @@ def refreshed(gr: Any, count: int) -> list[Any]:
 
 
 def watched(known: list[str], menus_and_list: int) -> Any:
-    """The Distill button: [status, plot, pictures, cancel, cost, overview, menu, menus ...]."""
+    """The Distill button: [status, plot, pictures, cancel, cost, line, overview, menu, menus ...].
+
+    The line is that of the accordion, where there is one.
+    """
     import gradio as gr
 
     def start(*values: Any) -> Iterator[list[Any]]:
@@ -137,7 +144,10 @@ def watched(known: list[str], menus_and_list: int) -> Any:
                 lists = [listing.overview(), listing.choices(gr)]
                 lists += refreshed(gr, menus_and_list - 2)
             price = gr.update() if runs else cost_line(known, values)
-            yield [status, picture, pictures, gr.update(visible=runs), price, *lists]
+            applies: list[Any] = [gr.update()] * len(lines)
+            if not runs:
+                applies = [now.shown(captured.settings(known, values[OWN:])) for _ in lines]
+            yield [status, picture, pictures, gr.update(visible=runs), price, *applies, *lists]
 
     return start
 
@@ -171,19 +181,17 @@ def request_of(known: list[str], values: Any) -> Request:
     lines = [line.strip() for line in (prompts or "").splitlines() if line.strip()]
     if which == LIST and not lines:
         raise DodeError("No prompt is given; write one a line, or use that of txt2img.")
+    txt2img = captured.of_request(current)
+    if str(steps).strip():
+        txt2img["steps"] = parse_steps(steps)
+    if which == LIST:
+        txt2img["prompts"] = tuple(lines)
     return Request(
         solver=SOLVER_MENU.get(solver, solver),
-        steps=parse_steps(steps) if str(steps).strip() else (current["steps"],),
-        scheduler=current["scheduler"],
-        prompts=tuple(lines) if which == LIST else (current["prompt"],),
-        negative=current["negative"],
-        cfg=current["cfg"],
-        distilled_cfg_scale=current["distilled_cfg_scale"],
-        width=current["width"],
-        height=current["height"],
         samples=int(samples),
         learn_sigmas=effort != cost.QUICK,
         once=effort == cost.ONCE,
         seed=int(min(max(seed or 0, 0), LIMITS["seed"][1])),
         batch_size=int(size),
+        **txt2img,
     )

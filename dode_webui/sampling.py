@@ -27,6 +27,7 @@ CHOICE, SCALE = "D-ODE choice", "D-ODE scale"
 # What a user should know. The infotext reaches everybody: some hosts' HTTP answers have no
 # comments, and Neo's log shows errors only.
 NOTE, ERROR = "D-ODE note", "D-ODE error"
+ANY = "Distill for any steps"  # the button of the accordion
 PROFILE = "profile"  # a match: made for the run from a profile
 BETWEEN = " between cfgs"  # not one table's lambdas: added to the match
 
@@ -137,9 +138,34 @@ def automatic(p: Any, query: Query, warning: str = "") -> Used:
     choice = shelf.choose(
         query, who, (), lambda: library.find(who), lambda: shelf.find_profiles(library, who)
     )
-    if choice.resolution.table is None or choice.doubts:
+    if choice.resolution.table is None:
+        warning = f"{warning} {without(p, query, choice)}".strip()
+    elif choice.doubts:
         warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
     return Used(choice, warning)
+
+
+def without(p: Any, query: Query, choice: Choice) -> str:
+    """That nothing served a run, and what would, in the words of the tab.
+
+    A part of a schedule (image to image, the hires pass) is served by a profile, which serves the
+    whole ones as well; a table of as many steps would not help there.
+    """
+    steps, hr = len(query.grid) - 1, getattr(p, "is_hr_pass", False)
+    part, plain = hr or bool(choice.resolution.advice), choice.resolution.solver
+    what = "The hires pass" if hr else "This run"
+    denoise = getattr(p, "denoising_strength", None) if part else None
+    asked = f"{steps} steps" + (f" at denoise {denoise:g}" if denoise else "")
+    said = f"{what} ({asked}) has no table, so plain {plain_label(plain)} runs"
+    if choice.doubts:
+        said += f" ({', '.join(choice.doubts)})"
+    serves = f'"{ANY}" in txt2img makes what serves it'
+    return f"{said}: {serves}{', and every other run' if part else ''}."
+
+
+def plain_label(solver: str) -> str:
+    """The built-in sampler that a solver is without its corrections."""
+    return get_solver(solver).label.removeprefix("D-")
 
 
 class Held:
@@ -180,8 +206,8 @@ def note(p: Any, used: Used, options: Options) -> None:
         params[name(ERROR)] = used.error
     if used.warning:
         params[name(NOTE)] = used.warning
-    label = get_solver(resolution.solver).label
-    params[name(SOLVER)] = label if table else label.removeprefix("D-")
+    solver = resolution.solver
+    params[name(SOLVER)] = get_solver(solver).label if table else plain_label(solver)
     params[name(MATCH)] = resolution.kind + (BETWEEN if resolution.between_cfgs else "")
     if options.table != AUTOMATIC:
         params[CHOICE] = NONE if options.table == NONE else wanted_id(options.table)

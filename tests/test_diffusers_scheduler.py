@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import builtins
 import logging
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from problems import mixture, randn
 
 import dode_core as dode
 from dode_core.offline.loading import Loaded, Wanted
@@ -246,6 +249,103 @@ def test_half_precision_and_a_second_pipeline(loaded: Loaded) -> None:
     assert torch.equal(*results) and torch.isfinite(results[0]).all()
 
 
+# A profile
+
+
+@cache
+def profile(kind: str) -> dode.Profile:
+    """Of a closed-form model with the pipelines' noise levels and channels."""
+    channels = 4 if kind == "ve" else 16
+    high, low = (14.6146, 0.029) if kind == "ve" else (1.0, 0.01)
+    shape = (channels, 4, 4)
+    model = mixture(kind, shape, components=4, std=0.6)
+    x = randn(8, *shape, seed=1) * high
+    return dode.calibrate(model, x, high, low, parametrization=kind)
+
+
+@pytest.mark.parametrize("steps", [2, 6])
+@pytest.mark.parametrize("loaded", ["sd", "sd_v", "sdxl", "sd3", "flux"], indirect=True)
+def test_a_profile_serves_any_number_of_steps(loaded: Loaded, steps: int) -> None:
+    made = profile(loaded.parametrization)
+    scheduler = install(loaded, made)
+    x = noise(loaded)
+    got = theirs(loaded, x, steps)
+    table = made.table(steps)
+    assert table.steps == steps and table.learned_sigmas
+    start = x * table.sigmas[0].float()
+    want = ours(loaded, start, table.sigmas, table=table)
+    torch.testing.assert_close(got, want, rtol=2e-4, atol=5e-4)
+    plain = ours(loaded, start, table.sigmas, solver="ddim")
+    assert (want - plain).abs().max() > 0.01  # the rows arrive
+    assert scheduler.message.startswith(f"profile: {steps} steps, on its own noise levels")
+
+
+@pytest.mark.parametrize(("loaded", "name"), IMG2IMG, indirect=["loaded"])
+def test_a_profile_serves_image_to_image(loaded: Loaded, name: str) -> None:
+    """Rows that were made for the part that is run, not those of the whole run."""
+    made = profile(loaded.parametrization)
+    scheduler = install(loaded, made)
+    clean = noise(loaded, 5)
+    out = image_to_image(loaded, name)(
+        prompt=PROMPTS,
+        image=clean,
+        strength=0.5,
+        num_inference_steps=6,
+        guidance_scale=CFG,
+        negative_prompt=["bad", "bad"],
+        output_type="latent",
+        generator=torch.Generator().manual_seed(1),
+    ).images
+    part = made.table(6).sigmas[3:]
+    sigma = float(part[0])
+    assert scheduler.message.startswith(f"profile: 3 steps from sigma {sigma:.4g}")
+    drawn = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    start = clean * alpha(sigma, loaded.parametrization) + sigma * drawn
+    want = ours(loaded, start, part, table=made.table(sigmas=part))
+    torch.testing.assert_close(out, want, rtol=2e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("loaded", ["sd3"], indirect=True)
+def test_a_profile_on_sigmas_that_a_user_chose(loaded: Loaded) -> None:
+    made = profile("flow")
+    scheduler = install(loaded, made)
+    x = noise(loaded)
+    got = theirs(loaded, x, 3, sigmas=[1.0, 0.5, 0.2])
+    grid = scheduler.sigmas.double()
+    assert grid.tolist() == pytest.approx([1.0, 3 * 0.5 / 2, 3 * 0.2 / 1.4, 0.0])
+    want = ours(loaded, x, grid, table=made.table(sigmas=grid))
+    torch.testing.assert_close(got, want, rtol=2e-4, atol=5e-4)
+    assert scheduler.message.startswith("profile: 3 steps, on your schedule")
+
+
+@pytest.mark.parametrize("loaded", ["sd"], indirect=True)
+def test_more_steps_than_a_profile_makes_sigmas_for(loaded: Loaded) -> None:
+    """Its rows on the pipeline's own sigmas; and plain where those leave its range."""
+    pipe = pipe_of(loaded)
+    own = pipe.scheduler
+    scheduler = install(loaded, profile("ve"))
+    scheduler.set_timesteps(70)
+    usual = scheduler.noise.sigmas(70)
+    assert scheduler.sigmas.tolist() == pytest.approx(usual)
+    assert scheduler.message.startswith("profile: 70 steps")
+    scheduler.set_timesteps(300)
+    assert scheduler.message.startswith("uncalibrated: the profile does not serve this run (The")
+    assert "DPM++ 2M runs without it" in scheduler.message and len(scheduler.timesteps) == 300
+    scheduler.set_timesteps(4)
+    assert scheduler.message.startswith("profile: 4 steps, on its own")
+    pipe.scheduler = own
+
+
+@pytest.mark.parametrize("loaded", ["sd"], indirect=True)
+def test_a_profile_file_and_its_cfg(loaded: Loaded, tmp_path: Path) -> None:
+    replace(profile("ve"), cfg=7.0).save(tmp_path / "tiny.dode-profile")
+    scheduler = install(loaded, tmp_path / "tiny.dode-profile", cfg=2.5)
+    scheduler.set_timesteps(5)
+    assert "made at cfg 7, this run is 2.5" in scheduler.message
+    want = profile("ve").table(5)
+    assert scheduler.sigmas.tolist() == pytest.approx(want.sigmas.tolist())
+
+
 # What is refused
 
 
@@ -254,6 +354,17 @@ def test_a_table_of_the_other_kind(loaded: Loaded) -> None:
     other = "sd" if loaded.parametrization == "flow" else "sd3"
     with pytest.raises(dode.DodeError, match="flow model; use a table that was made for it"):
         install(loaded, a_table(other, "ddim"))
+    with pytest.raises(dode.DodeError, match="flow model; use a profile that was made for it"):
+        install(loaded, profile("ve" if loaded.parametrization == "flow" else "flow"))
+
+
+@pytest.mark.parametrize("loaded", ["sd"], indirect=True)
+def test_a_profile_of_a_model_with_more_noise(loaded: Loaded) -> None:
+    """Calibrated from sigma 80, where this pipeline's model ends at 14.6."""
+    model = mixture("ve", (4, 4, 4), components=4, std=0.6)
+    wide = dode.calibrate(model, randn(8, 4, 4, 4, seed=1) * 80.0, 80.0, 0.03)
+    with pytest.raises(dode.DodeError, match="goes up to sigma 80, but the pipeline's model to 1"):
+        install(loaded, wide)
 
 
 @pytest.mark.parametrize("loaded", ["sd"], indirect=True)

@@ -18,8 +18,21 @@ from webui_host import Host
 import dode_core as dode
 from dode_core.fit import few_step
 from dode_core.fit.steady import EVALUATIONS
+from dode_core.shelf import save_profile, stamped_profile
 from dode_core.tables.identity import file_fingerprint
-from dode_webui import accordion, captured, cost, grid, job, listing, now, options, panel, sampling
+from dode_webui import (
+    accordion,
+    captured,
+    cost,
+    grid,
+    host,
+    job,
+    listing,
+    now,
+    options,
+    panel,
+    sampling,
+)
 from dode_webui.options import AUTOMATIC
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,14 +108,15 @@ def test_the_accordion(webui: Host, built: list[Component]) -> None:
         "txt2img_dode_table",
         "txt2img_dode_scale",
     ]
-    button = of(built, "txt2img_dode_distill")
+    button, once = of(built, "txt2img_dode_distill"), of(built, "txt2img_dode_any")
     for elem_id in (*HOST_WIDGETS, "txt2img_other", None):
-        assert not button.events
+        assert not button.events and not once.events
         accordion.capture(Component(str(elem_id)), elem_id)
         if elem_id == captured.STEPS:
             break
-    ((_, wired, _),) = button.events
-    assert [each.kind for each in wired] == list(captured.CAPTURED)
+    for each in (button, once):
+        ((_, wired, _),) = each.events
+        assert [widget.kind for widget in wired] == list(captured.CAPTURED)
     assert all(each.changes for each in wired), "the line follows every one of them"
     accordion.build(SimpleNamespace(), True)
     ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
@@ -120,9 +134,9 @@ def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> N
         assert {each.kind for each in wired} == {f"turn {turn}"} and len(panel.menus) == 1
 
 
-def set_up(webui: Host, sampler: str = "D-ODE") -> list[Any]:
+def set_up(webui: Host, sampler: str = "D-ODE", **more: Any) -> list[Any]:
     """The host's widgets are built; what is set in them, in their order."""
-    set_to = {**HOST_WIDGETS, captured.SAMPLER: sampler, captured.DISTILLED: 5.0}
+    set_to = {**more, captured.SAMPLER: sampler, captured.DISTILLED: 5.0, **HOST_WIDGETS}
     if webui.kind != "classic":
         set_to[captured.SCHEDULER] = "Karras"
     else:
@@ -151,6 +165,49 @@ def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]
     assert any("4 steps, cfg 2: " in each for each in menu["choices"])
     assert "exact table" in line
     assert "Now pick D-ODE as sampling method" in status
+
+
+def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> None:
+    """A table for the main pass alone: the line names the hires pass; one click mends it."""
+    accordion.build(SimpleNamespace(), False)
+    hires = {captured.HIRES: True, captured.HIRES_STEPS: 0, captured.DENOISE: 0.5}
+    set_to = set_up(webui, **hires)
+    values = dict(zip(captured.names(), set_to, strict=True)) | {captured.STEPS: 6}
+    ((run, inputs, _),) = of(built, "txt2img_dode_any").events
+    kinds = [each.kind for each in inputs]
+    given = [values[kind] for kind in kinds]
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    how = {"cfg_scale": 2.0, "enable_hr": True, "denoising_strength": 0.5}
+    how |= {} if webui.kind == "classic" else {"scheduler": "Karras"}
+    how |= {"hr_cfg": 2.0} if webui.kind in ("forge", "reforge") else {}
+    main = webui.txt2img(6, name, **{**how, "enable_hr": False}).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, made_up("ddim", main, model_fingerprint=mark, cfg=2.0))
+    (show,) = {fn for fn, _, _ in of_kind(inputs, captured.STEPS).changes}
+    line = show(*given)
+    assert "exact table. Hires pass (6 steps at denoise 0.5): no table" in line
+    assert f"{sampling.ANY} serves both passes" in line and f"{sampling.ANY}: at most" in line
+    note = webui.txt2img(6, name, **how).extra_generation_params["D-ODE hires note"]
+    assert note.startswith("The hires pass (6 steps at denoise 0.5) has no table")
+    assert sampling.ANY in note
+    *_, (status, _, _, after) = run(*given)
+    assert "error" not in status and "Hires pass" not in after
+    assert "any steps and schedule, img2img and hires too, cfg 2" in status
+    assert "any steps, cfg 2" in listing.overview()
+    (entry, *_) = listing.lines()
+    assert entry.startswith("any steps, cfg 2: model.cfg2-")
+    params = webui.txt2img(6, name, **how).extra_generation_params
+    assert params["D-ODE hires match"] == "profile" and "D-ODE hires note" not in params
+    assert "copy checkpoints/model.cfg2-" in listing.export(entry)
+    assert listing.delete(entry) == f"Deleted: {entry}." and not listing.profiles()
+    assert "Hires pass" in show(*given) and webui.sidecar.exists()
+    given[kinds.index(captured.HIRES)] = False
+    assert "Hires pass" not in show(*given)
+
+
+def of_kind(components: list[Component], kind: str) -> Component:
+    (found,) = [each for each in components if each.kind == kind]
+    return found
 
 
 def tab(webui: Host, built: list[Component]) -> Component:
@@ -229,6 +286,19 @@ def test_now(webui: Host, built: list[Component]) -> None:
     webui.sd_models.model_data.sd_model = SimpleNamespace()  # as Forge before the first run
     webui.shared.opts.data["sd_model_checkpoint"] = "model"
     assert "there is a table for 6 steps" in now.line(settings)
+    who = host.identity(upcoming=True)
+    profile = stamped_profile(a_profile(), who, 2.0, 0)  # serves whatever sigmas there will be
+    save_profile(host.library(), profile, who)
+    assert "distilled once for any number of steps" in now.line(settings)
+    assert "Hires" not in now.line(settings | {"hires": (6, 0.5)})
+
+
+def a_profile() -> dode.Profile:
+    """Of a closed-form model."""
+    from problems import mixture, randn
+
+    model = mixture("ve", (4, 4, 4), components=3, std=0.6)
+    return dode.calibrate(model, randn(4, 4, 4, 4, seed=1) * 14.6, 14.6, 0.03)
 
 
 def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:

@@ -30,6 +30,11 @@ class PipelineNoise:
         products = self.base.alphas_cumprod.double().clamp(min=2**-24)
         self.logs = ((1 - products) / products).sqrt().log()
 
+    @property
+    def highest(self) -> float:
+        """The highest sigma of the model."""
+        return float(self.logs[-1].exp())
+
     def timesteps(self, sigmas: Sequence[float]) -> Tensor:
         """Training timesteps, interpolated in log sigma; float32 on the CPU."""
         log = torch.tensor(sigmas, dtype=torch.float64).log().clamp(self.logs[0], self.logs[-1])
@@ -69,6 +74,10 @@ class FlowNoise(PipelineNoise):
         config.setdefault("shift", config.get("flow_shift") or 1.0)
         self.base = schedulers.FlowMatchEulerDiscreteScheduler.from_config(config)
         self.config = self.base.config
+
+    @property
+    def highest(self) -> float:
+        return 1.0
 
     def timesteps(self, sigmas: Sequence[float]) -> Tensor:
         """sigma * 1000."""

@@ -1,4 +1,4 @@
-"""A table as a diffusers scheduler: ``pipe.scheduler = DodeScheduler.from_table(...)``.
+"""A table or a profile as a diffusers scheduler: ``DodeScheduler.from_table(..., pipe.scheduler)``.
 
 diffusers owns the loop and calls the network; ``step`` gets its output and takes one stage. The
 states are k-diffusion's, as diffusers' own Euler schedulers have them, so that the numbers of a
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from ..errors import DodeError
 from ..match.resolve import Resolution, resolve
+from ..response.profile import SUFFIX, Profile
 from ..solve.integrate import State, asked, history_to_keep, record, update
 from ..solve.noise import alpha
-from ..solve.solvers import get_solver
 from ..tables.table import LambdaTable, load_tables
 from .pipeline_noise import FlowNoise, PipelineNoise, noise_of
+from .serving import FromProfile, Serving, Tables
 
 
 class DodeScheduler:
-    """Samples a diffusers pipeline with tables; SD 1 and 2, SDXL, SD3, Flux and what is like them.
+    """Samples a diffusers pipeline with tables or a profile; SD 1 and 2, SDXL, SD3, Flux and kin.
 
-    A run of as many steps as a table has takes that table and its sigmas. Other step counts, and
+    A profile serves any number of steps, and any part of a run (image to image). With tables, a run
+    of as many steps as a table has takes that table and its sigmas. Other step counts, and
     sigmas that the caller gives, run on the pipeline's own sigmas, with a table where one carries
     over and plain DPM++ 2M otherwise; ``message`` and the log say which. A run that starts late
     (image to image) takes its part of the table.
@@ -39,41 +41,41 @@ class DodeScheduler:
 
     order = 1  # one evaluation a step
 
-    def __init__(
-        self, tables: Sequence[LambdaTable], noise: PipelineNoise, cfg: float | None = None
-    ) -> None:
-        self.tables, self.noise, self.cfg = list(tables), noise, cfg
-        self.config = noise.config
+    def __init__(self, serving: Serving, noise: PipelineNoise) -> None:
+        self.serving, self.noise, self.config = serving, noise, noise.config
         self.num_inference_steps: int | None = None
-        self._plan(self.tables[-1].sigmas.tolist(), "cpu")
+        # Pipelines look at sigmas before they begin a run: those of one step, until then.
+        self._first, self._state = 0, None
+        self._take(resolve([], [noise.highest, 0.0], parametrization=noise.parametrization))
+        self._plan("cpu")
 
     @classmethod
     def from_table(
         cls,
-        table: LambdaTable | Sequence[LambdaTable] | str | Path,
+        table: LambdaTable | Sequence[LambdaTable] | Profile | str | Path,
         scheduler: Any,
         *,
         cfg: float | None = None,
     ) -> DodeScheduler:
         """A scheduler for the pipeline whose ``scheduler`` is given.
 
-        table: one, several (say of several step counts), or a ``.dode.json`` file. scheduler: the
-        pipeline's own (``pipe.scheduler``); it knows the model's noise levels and what the network
-        predicts. cfg: the guidance scale of the runs, which chooses among tables of several.
+        table: one, several (say of several step counts), a :class:`Profile`, or a ``.dode.json`` or
+        ``.dode-profile`` file. scheduler: the pipeline's own (``pipe.scheduler``); it knows the
+        model's noise levels and what the network predicts. cfg: the guidance scale of the runs,
+        which chooses among tables of several.
 
         Raises :class:`DodeError` where a table is for the other kind of model (flow or not), where
-        its solver evaluates more than once a step, and where diffusers is not installed.
+        its solver evaluates more than once a step, where a profile goes above the model's highest
+        sigma, and where diffusers is not installed.
         """
         if isinstance(table, str | Path):
-            tables: Sequence[LambdaTable] = load_tables(table)
-        else:
-            tables = [table] if isinstance(table, LambdaTable) else list(table)
-        if not tables:
-            raise DodeError("No table is given; distill one first.")
+            profiled = str(table).endswith(SUFFIX)
+            table = Profile.load(table) if profiled else load_tables(table)
         noise = noise_of(getattr(scheduler, "noise", None) or scheduler)
-        for each in tables:
-            _check(each, noise)
-        return cls(tables, noise, cfg)
+        if isinstance(table, Profile):
+            return cls(FromProfile(table, noise, cfg), noise)
+        tables = [table] if isinstance(table, LambdaTable) else list(table)
+        return cls(Tables(tables, noise, cfg), noise)
 
     # What pipelines call before the loop
 
@@ -88,10 +90,14 @@ class DodeScheduler:
         steps = len(sigmas) if sigmas is not None else int(num_inference_steps or 0)
         if steps < 1:
             raise DodeError(f"num_inference_steps is {num_inference_steps}; use 1 or more.")
-        own = None if self._are_chosen(sigmas) else self._table(steps)
+
+        def usual() -> list[float]:
+            return self.noise.sigmas(steps, sigmas, mu)
+
+        own = None if self._are_chosen(sigmas) else self.serving.own(steps, usual)
         self.num_inference_steps = steps
-        grid = own.sigmas.tolist() if own else self.noise.sigmas(steps, sigmas, mu)
-        self._plan(grid, device)
+        self._resolve(own.sigmas.tolist() if own else usual())
+        self._plan(device)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Image to image: the run begins at this step."""
@@ -155,18 +161,6 @@ class DodeScheduler:
 
     # What a run uses
 
-    def _table(self, steps: int) -> LambdaTable | None:
-        """A table of so many steps, nearest in cfg where that is known, the newest of those."""
-        fitting = [table for table in self.tables if table.steps == steps]
-        cfg = self.cfg
-        if cfg is None:
-            return fitting[-1] if fitting else None
-
-        def distance(table: LambdaTable) -> float:
-            return 0.0 if table.cfg is None else abs(table.cfg - cfg)
-
-        return min(reversed(fitting), key=distance, default=None)
-
     @staticmethod
     def _are_chosen(sigmas: Sequence[float] | None) -> bool:
         """Whether a user chose these sigmas: Flux passes 1 to 1/N evenly when nobody did."""
@@ -175,10 +169,9 @@ class DodeScheduler:
         n = len(sigmas)
         return any(abs(float(s) - (1 - i / n)) > 1e-3 / n for i, s in enumerate(sigmas))
 
-    def _plan(self, grid: Sequence[float], device: Any) -> None:
-        """What a whole run over ``grid`` does; its sigmas may be a table's own."""
-        resolution = self._resolve(grid)
-        stages = resolution.stages
+    def _plan(self, device: Any) -> None:
+        """The sigmas and timesteps of a whole run; they may be a table's own."""
+        stages = self.resolution.stages
         self._sigmas = [stage.sigma for stage in stages] + [stages[-1].sigma_next]
         ahead = [stage.look_ahead for stage in stages]
         shown = [a.sigma if a else s for a, s in zip(ahead, self._sigmas[:-1], strict=True)]
@@ -187,13 +180,14 @@ class DodeScheduler:
         self.begin_index: int | None = None
         self.step_index: int | None = None
 
-    def _resolve(self, grid: Sequence[float], first: int = 0) -> Resolution:
+    def _resolve(self, grid: Sequence[float], first: int = 0) -> None:
+        """Begin a run over ``grid``, the ``first`` steps of a whole one left out."""
         self._first, self._state = first, None
-        kind = self.noise.parametrization
-        self.resolution = resolve(self.tables, grid, cfg=self.cfg, parametrization=kind)
-        self.message = self.resolution.message
-        self._keep = history_to_keep(self.resolution.stages)
-        return self.resolution
+        self._take(self.serving.resolution(grid))
+
+    def _take(self, resolution: Resolution) -> None:
+        self.resolution, self.message = resolution, resolution.message
+        self._keep = history_to_keep(resolution.stages)
 
     def _index(self, timestep: Any) -> int:
         """The step that is next. At the first call the run begins, maybe late: image to image."""
@@ -214,22 +208,3 @@ class DodeScheduler:
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
-
-
-def _check(table: LambdaTable, noise: PipelineNoise) -> None:
-    if table.parametrization != noise.parametrization:
-        kinds = {"ve": "no flow model", "flow": "a flow model"}
-        raise DodeError(
-            f"The table ({table.describe()}) is for {kinds[table.parametrization]}, but the "
-            f"pipeline's is {kinds[noise.parametrization]}; use a table that was made for it."
-        )
-    if get_solver(table.solver).stages_a_step != 1:
-        raise DodeError(
-            f"{get_solver(table.solver).label} evaluates the model more than once a step, which a "
-            "scheduler of diffusers cannot; distill ddim, ipndm, deis or dpmpp_2m."
-        )
-    if table.look_ahead is not None and table.parametrization == "flow":
-        raise DodeError(
-            "The table looks ahead, which flow pipelines of diffusers leave no room for; distill "
-            "one that does not."
-        )
