@@ -111,6 +111,7 @@ def rough_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServ
         copy_pack(REPOSITORY, base / "custom_nodes" / name)
         broken = base / "custom_nodes" / name / "nodes" / "compare_node.py"
         broken.write_text("import a_module_that_is_gone\n")
+    (base / "custom_nodes" / "dode_copy" / "lambdas" / "index.json").unlink()  # its presets
     packs, wanted = [CONDITIONING_PACK, RUDE_PACK], {"DODE_SAMPLERS": "paper"}
     with ComfyServer(base, packs=packs, environment=wanted) as server:
         server.show_presets(False)
