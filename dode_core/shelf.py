@@ -25,6 +25,9 @@ from .tables.table import LambdaTable
 UNKNOWN_CFG_DISTANCE = 1.0  # a profile that does not say its cfg ranks with one that is 1 off
 SAME_CFG = 0.005
 ABOUT = 0.97  # nearer than this to the peer, nothing is claimed
+MUCH = (
+    0.2  # below this no number is given: so far from what was observed a simulation is no measure
+)
 PEER = "dpmpp_2m"  # what a user would have run: its plain rows on the host's own grid
 
 
@@ -230,7 +233,8 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
         return ""
     if ours > ABOUT * plain:
         return ", expected about as close to the many-step image as DPM++ 2M"
-    return f", expected {1 - ours / plain:.0%} closer to the many-step image than DPM++ 2M"
+    much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
+    return f", expected {much} closer to the many-step image than DPM++ 2M"
 
 
 def _optimism(profile: Profile, table: LambdaTable) -> float:
