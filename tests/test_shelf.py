@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,3 +179,22 @@ def test_what_is_expected_is_lowered_by_what_was_measured(profile: dode.Profile)
     off = replace(profile.measured[0], steps=steps, measured=1e6 * expected)
     unsure = replace(profile, measured=(off,))
     assert "about as close" in shelf.closer(unsure, table, grid)
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (0.05, "expected much closer"),
+        (0.5, "expected 50% closer"),
+        (0.99, "expected about as close"),
+        (math.inf, ""),
+    ],
+)
+def test_no_number_where_a_simulation_says_little(
+    ours: float, said: str, profile: dode.Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = profile.table(3)
+    monkeypatch.setattr(dode.Profile, "expected_plain", lambda *_: 1.0)
+    monkeypatch.setattr(dode.Profile, "expected", lambda *_: ours)
+    found = shelf.closer(replace(profile, measured=()), table, table.sigmas.tolist())
+    assert said in found and bool(found) == bool(said)
