@@ -174,9 +174,9 @@ def shown(first: int, x: int, title: str) -> dict[str, Node]:
     """What a sampler one below ``first`` made, decoded, enlarged and shown."""
     ids = [str(first + i) for i in range(-1, 3)]
     return {
-        ids[1]: shut("VAEDecode", (x, 660), {"samples": [ids[0], 0], "vae": ["1", 4]}),
-        ids[2]: shut("ImageScaleBy", (x, 705), enlarged([ids[1], 0])),
-        ids[3]: Node("PreviewImage", (x, 760), (260, 240), {"images": [ids[2], 0]}, title),
+        ids[1]: shut("VAEDecode", (x, 820), {"samples": [ids[0], 0], "vae": ["1", 4]}),
+        ids[2]: shut("ImageScaleBy", (x, 865), enlarged([ids[1], 0])),
+        ids[3]: Node("PreviewImage", (x, 920), (260, 240), {"images": [ids[2], 0]}, title),
     }
 
 
