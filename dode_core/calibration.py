@@ -18,7 +18,7 @@ from torch import Tensor
 from .errors import CalibrationError, Enough
 from .fit.batches import Samples
 from .fit.dropping import dropping_samples
-from .fit.guarded import Progress
+from .fit.guarded import Progress, args_of
 from .fit.trajectory import DENSE_STEPS
 from .learn.learn import SCOUTS
 from .response.design import Designer
@@ -100,10 +100,7 @@ def _fewer(samples: Samples) -> Samples:
         return samples
     spread = [i * samples.fit // OBSERVED for i in range(OBSERVED)]
     rows = torch.tensor([*spread, *range(samples.fit, len(samples))])
-    args = {
-        key: value[rows.to(value.device)] if key in samples.per_sample else value
-        for key, value in (samples.extra_args or {}).items()
-    }
+    args = args_of(samples.extra_args, rows, len(samples))
     share = samples.held_out / len(rows)
     return replace(samples, x=samples.x[rows.to(samples.x.device)], extra_args=args, holdout=share)
 
@@ -123,8 +120,8 @@ class Calibrator:
         fit = [i for i, out in enumerate(held) if not out]
         self.fit = self._observer(fit)
         self.held = self._observer([i for i, out in enumerate(held) if out])
-        looks = (FAR * session.grid[0], NEAR * session.grid[0])
-        self.looks = () if session.mean is None else looks
+        if session.mean is not None:
+            self.looks = FAR * session.grid[0], NEAR * session.grid[0]
         try:
             self._explore()
         except Enough:
@@ -175,7 +172,7 @@ class Calibrator:
         return self.held.samples * (sum(MEASURED) + MEASURED_PART[0])
 
     def _designer(self) -> Designer:
-        return Designer(self.fit.response(), self.session.parametrization, WEIGHT)
+        return Designer(self.fit.response(), WEIGHT)
 
     def _finish(self) -> Profile:
         measured: list[Measured] = []
@@ -203,7 +200,6 @@ class Calibrator:
         session = self.session
         return Profile(
             self.fit.response(),
-            session.parametrization,
             session.mean,
             self.looks,
             WEIGHT,

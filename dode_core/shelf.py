@@ -17,6 +17,7 @@ from .errors import DodeError, SigmasError
 from .match.best import Choice, Query, first_of
 from .match.resolve import Resolution
 from .response.profile import SUFFIX, Profile
+from .tables.fields import ABOUT
 from .tables.identity import Identity, digest
 from .tables.library import Library, Stored, plain_stem, table_files, version
 from .tables.likeness import compare
@@ -24,10 +25,7 @@ from .tables.table import LambdaTable
 
 UNKNOWN_CFG_DISTANCE = 1.0  # a profile that does not say its cfg ranks with one that is 1 off
 SAME_CFG = 0.005
-ABOUT = 0.97  # nearer than this to the peer, nothing is claimed
-MUCH = (
-    0.2  # below this no number is given: so far from what was observed a simulation is no measure
-)
+MUCH = 0.2  # of the peer's error: below it no number is given, a simulation is no measure there
 PEER = "dpmpp_2m"  # what a user would have run: its plain rows on the host's own grid
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dode_core.fit.few_step import already_few_step
+from dode_core.fit.peers import PEERS
 from dode_core.fit.steady import check_steady
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
@@ -28,7 +29,6 @@ from . import host
 from .request import BEST, Request
 from .rows import Grid, Progress, Rows, Watched
 
-PEERS = ("dpmpp_2m", "euler")  # what a user would otherwise have run
 ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 
 
@@ -120,7 +120,7 @@ class HiddenSampler:
                 progress=self._progress(f"part {i} of {len(parts)}"),
                 parametrization=kind,
                 batch_size=self.batch_size,
-                peers=PEERS,
+                peers=tuple(PEERS),
             )
         return list(best_tables(found).values()) if request.solver == BEST else found
 

@@ -6,8 +6,8 @@ its first call, which knows the total.
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dode_core.errors import DodeError
 from dode_core.fit import few_step
+from dode_core.fit.counting import most_evaluations
 from dode_core.fit.steady import EVALUATIONS as STEADY
 
 from . import host, job
@@ -25,10 +26,6 @@ from .request import Request
 ONCE = "Any steps: once, for every run"
 QUICK, BEST = "Quick: one correction a step", "Best: sigmas distilled too"
 _seconds: dict[tuple[Any, ...], float] = {}  # one evaluation of one sample, by model and size
-
-
-class _Counted(Exception):
-    """The plan has told how long it is."""
 
 
 def evaluations(request: Request) -> int:
@@ -40,30 +37,24 @@ def evaluations(request: Request) -> int:
 @lru_cache(maxsize=256)
 def _evaluations(request: Request) -> int:
     from dode_core.calibration import QUICK_BUDGET
+    from dode_core.fit.peers import PEERS
 
-    from .calibration import PEERS, plan
+    from .calibration import plan
 
     look = STEADY + few_step.evaluations(min(request.steps), request.samples)
     if request.once:
         return QUICK_BUDGET * request.samples + look
 
-    counted: list[int] = []
-
-    def count(done: int, most: int, _: Tensor) -> None:
-        counted.append(most)
-        raise _Counted
-
     grids = [[1.0, *(0.9 - 0.8 * i / n for i in range(n - 1)), 0.0] for n in request.steps]
-    x = torch.zeros(request.samples, 1, 1, 1)
-    how: dict[str, Any] = {"progress": count, "parametrization": "ve", "batch_size": 1}
-    for part in plan(request):
-        with contextlib.suppress(_Counted):
-            part(_nothing, x, grids, peers=PEERS, **how)
-    return sum(counted) + look
+    how: dict[str, Any] = {"parametrization": "ve", "peers": tuple(PEERS)}
 
+    def count(part: Callable[..., Any]) -> int:
+        def work(model: Any, x: Tensor, **more: Any) -> Any:
+            return part(model, x, grids, **how, **more)
 
-def _nothing(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
-    return torch.zeros_like(x)
+        return most_evaluations(work, request.samples)
+
+    return sum(map(count, plan(request))) + look
 
 
 def key(request: Request) -> tuple[Any, ...]:

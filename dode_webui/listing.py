@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import html
-import tempfile
 from typing import Any
 
 from dode_core.errors import DodeError
 from dode_core.shelf import StoredProfile, find_profiles
 from dode_core.solve.solvers import get_solver
 from dode_core.tables.library import Stored
-from dode_core.tables.names import inside
-from dode_core.tables.presets import add_preset
+from dode_core.tables.presets import EXPORTS, export_table
 from dode_core.tables.removal import remove_tables
-from dode_core.tables.table import save_tables
 
 from . import host, options
-
-EXPORTS = "dode-presets"  # beside the folder of our own tables, which is searched
 
 
 def stored() -> list[Stored]:
@@ -108,17 +103,10 @@ def export(line: str) -> str:
         return f"A profile is a file of its own: copy {host.library().shown(profile.file)}."
     try:
         chosen = options.chosen(line, host.library())
-        folder = host.own_folder().with_name(EXPORTS)
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in chosen.file.stem)
-        name = f"{stem.removesuffix('.dode')[:60]}-{options.table_id(chosen.table)}"
-        with tempfile.TemporaryDirectory() as alone:
-            made = inside(alone, name)
-            save_tables(made, [chosen.table])
-            preset = add_preset(folder, made)
-    except (DodeError, OSError) as error:
+        made = export_table(host.own_folder().with_name(EXPORTS), chosen.file, chosen.table)
+    except DodeError as error:
         return str(error)
-    return f"Exported to {folder / preset.file}, listed in its index.json."
+    return f"Exported to {made}, listed in its index.json."
 
 
 def choices(gr: Any) -> Any:

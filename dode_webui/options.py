@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from dode_core.errors import DodeError, TableError
 from dode_core.match.scale import MAX_SCALE
 from dode_core.solve.solvers import get_solver
 from dode_core.tables.identity import marks
+from dode_core.tables.ids import table_id
 from dode_core.tables.library import Library, Stored, tables_in
-from dode_core.tables.table import LambdaTable, dump_tables
+from dode_core.tables.table import LambdaTable
 
 from . import host
 
@@ -62,12 +61,6 @@ def of_run(p: Any) -> Options:
     options = getattr(p, ON_RUN, None)
     options = options if isinstance(options, Options) else Options()
     return replace(options, **getattr(p, ON_GRID, {}))
-
-
-@lru_cache(maxsize=4096)
-def table_id(table: LambdaTable) -> str:
-    """Eight hexadecimal digits that name a table by what is in it."""
-    return hashlib.sha256(dump_tables([table])).hexdigest()[:8]
 
 
 def purpose(table: LambdaTable) -> str:

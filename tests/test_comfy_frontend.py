@@ -233,12 +233,16 @@ def relinked(node: dict[str, Any]) -> dict[str, Any]:
 def test_help_page_opens(front: FrontEnd) -> None:
     """The question mark above a selected node."""
     front.page.evaluate(ADD, ["DODE_Distill"])
-    front.page.evaluate(
-        "() => { const n = window.app.graph.nodes[0]; window.app.canvas.selectNode(n); }"
-    )
     front.fit()
-    button = front.page.locator("[data-testid=info-button]").first
-    button.evaluate("button => button.click()")  # the node's title may be at the window's edge
+    front.page.evaluate(
+        """() => {
+            const {canvas, graph} = window.app;
+            canvas.ds.offset[1] += 200 / canvas.ds.scale;  // room for the buttons above the node
+            canvas.selectNode(graph.nodes[0]);
+            canvas.setDirty(true, true);
+        }"""
+    )
+    front.page.locator("[data-testid=info-button]").first.click(timeout=30_000)
     front.page.get_by_text("Reading the plot").first.wait_for(timeout=30_000)
     front.page.screenshot(path=PICTURES / "help.png")
 

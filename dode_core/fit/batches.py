@@ -15,7 +15,7 @@ from ..errors import CalibrationError
 from ..solve.integrate import State
 from ..solve.stages import Stage
 from . import distributed
-from .guarded import ALL_ROWS, SAMPLES, has_rows
+from .guarded import ALL_ROWS, SAMPLES, args_of, has_rows
 
 Target = Callable[[int, Stage], Tensor]
 
@@ -88,7 +88,7 @@ class Samples:
         """This process's share of a micro-batch at its start; several wait on the CPU."""
         own = distributed.share(part)
         every = {**(self.extra_args or {}), SAMPLES: torch.arange(len(self))}
-        args = {k: v[own] if has_rows(v, len(self)) else v for k, v in every.items()}
+        args = args_of(every, own, len(self))
         args[ALL_ROWS] = part.stop - part.start
         return State.begin(self.x[own], args, park=len(self.parts) > 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError, NotFiniteError
 from . import distributed
-from .guarded import has_rows
+from .guarded import args_of
 
 log = logging.getLogger("dode")
 Distill = TypeVar("Distill", bound=Callable[..., Any])
@@ -36,7 +36,7 @@ def dropping_samples(distill: Distill) -> Distill:
                     return distill(model, x, *args, **options)
                 part = _kept(options, torch.tensor(left), samples)
                 found = distill(model, x[torch.tensor(left, device=x.device)], *args, **part)
-                return _with_dropped(found, samples - len(left), spent)
+                return _with_dropped(found, samples - len(left), spent / len(left))
             except NotFiniteError as found_here:
                 error = distributed.agreed(found_here)
                 bad = [left[i] for i in error.samples]
@@ -65,19 +65,15 @@ def _kept(options: Mapping[str, Any], rows: Tensor, samples: int) -> dict[str, A
     """The arguments, those that belong to samples without the dropped ones."""
     kept = dict(options)
     if kept.get("extra_args"):
-        kept["extra_args"] = {
-            key: value[rows.to(value.device)] if has_rows(value, samples) else value
-            for key, value in kept["extra_args"].items()
-        }
+        kept["extra_args"] = args_of(kept["extra_args"], rows, samples)
     if isinstance(targets := kept.get("targets"), Tensor):
         kept["targets"] = targets[:, rows.to(targets.device)]
     return kept
 
 
-def _with_dropped(found: Any, dropped: int, spent: int) -> Any:
+def _with_dropped(found: Any, dropped: int, share: float) -> Any:
     tables = found if isinstance(found, list) else [found]
     tables = [replace(table, dropped=dropped) for table in tables]
     if tables:  # the first one pays, as for the teacher
-        share = spent / (tables[0].samples_fit + tables[0].samples_holdout)
         tables[0] = replace(tables[0], evaluations=tables[0].evaluations + share)
     return tables if isinstance(found, list) else tables[0]

@@ -12,7 +12,7 @@ from ..solve.integrate import Denoiser, State, begin_run, complete, evaluated
 from ..solve.schedules import make_sigmas
 from ..solve.solvers import get_solver
 from ..solve.stages import plain
-from .guarded import has_rows
+from .guarded import args_of, has_rows
 from .memory import InParts
 from .products import flat
 from .teacher import Teacher
@@ -53,9 +53,8 @@ def already_few_step(
     count = SAMPLES
     if len(x) < count:
         return ""
-    given = extra_args or {}
-    rows = frozenset(k for k, v in given.items() if has_rows(v, len(x)))
-    args = {k: v[:count] if k in rows else v for k, v in given.items()}
+    args = args_of(extra_args, slice(count), len(x))
+    rows = frozenset(key for key, value in (extra_args or {}).items() if has_rows(value, len(x)))
     parts = InParts(model, rows)  # where memory holds no four samples at once
     parts.most = batch_size
 

@@ -7,7 +7,7 @@ is named, and a model that gives another output for the same input than before i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,3 +115,14 @@ def not_finite(denoised: Tensor, samples: Tensor | None) -> list[int] | None:
 def has_rows(value: Any, samples: int) -> bool:
     """Whether an extra argument is a tensor with one row per sample."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == samples
+
+
+def args_of(
+    extra_args: Mapping[str, Any] | None, rows: slice | Tensor, samples: int
+) -> dict[str, Any]:
+    """The extra arguments of some of the ``samples``; what belongs to no sample stays whole."""
+    found = dict(extra_args or {})
+    for key, value in found.items():
+        if has_rows(value, samples):
+            found[key] = value[rows if isinstance(rows, slice) else rows.to(value.device)]
+    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError, DodeError
 from ..solve.integrate import Denoiser, begin_run
-from .guarded import has_rows
+from .guarded import args_of
 from .memory import InParts
 
 # Where caches are at work: down around the middle of a schedule, in steps as small as a run of many
@@ -40,7 +40,7 @@ def check_steady(
     finite is left for the calibration to name.
     """
     asked = InParts(model)
-    args = {k: v[:1] if has_rows(v, len(x)) else v for k, v in (extra_args or {}).items()}
+    args = args_of(extra_args, slice(1), len(x))
     first = min(HIGH[parametrization], highest * RATIO)
     down = [highest, *(first * RATIO**i for i in range(COUNT))]
     begin_run(model, [*down, 0.0])

@@ -23,9 +23,10 @@ TOP = {True: 0.8, False: 0.97}  # the highest inner node against the look ahead,
 class Designer:
     """Finds plans for a response; ``low`` is the teacher's lowest sigma."""
 
-    def __init__(self, response: Response, parametrization: str, weight: float = 0.0) -> None:
-        self.response, self.parametrization, self.weight = response, parametrization, weight
-        self.simulation = Simulation(response, parametrization)
+    def __init__(self, response: Response, weight: float = 0.0) -> None:
+        self.response, self.weight = response, weight
+        self.parametrization = response.parametrization
+        self.simulation = Simulation(response)
         self.low = float(response.knots[-1]) * 1.02
         self.high = float(response.knots[0])
 

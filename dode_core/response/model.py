@@ -75,8 +75,8 @@ class Response:
     final: Array
     mean: Array
     curve: tuple[Array, Array, Array]
+    parametrization: str
     points: Points | None = None
-    parametrization: str = "ve"
     logs: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,7 +193,11 @@ def default_curve(
     J = a P / (a^2 P + sigma^2), a = 1 or, for flow models, 1 - sigma.
     """
     sigma = knots[None, :]
-    a = 1 - np.minimum(sigma, 1 - 1e-4) if parametrization == "flow" else np.ones_like(sigma)
+    a = (
+        1 - np.minimum(sigma, FLOW_SIGMA_LIMIT)
+        if parametrization == "flow"
+        else np.ones_like(sigma)
+    )
     p = np.maximum(variances, 1e-12)[:, None]
     j = a * p / (a * a * p + sigma * sigma)
     return line(knots, parametrization), j, np.full_like(j, 0.05)

@@ -97,12 +97,12 @@ class Observer:
         states, slopes = frame[:, :count], frame[:, count : 2 * count]
         final, mean = frame[:, 2 * count], frame[:, 2 * count + 1]
         curve = default_curve(knots, self._variances(frame), self.parametrization)
-        blank = Response(knots, states, slopes, final, mean, curve, None, self.parametrization)
+        blank = Response(knots, states, slopes, final, mean, curve, self.parametrization)
         first, parts = 2 * count + 2, []
         for run in runs:
             outputs = frame[:, first : first + run.plan.stages]
             first += run.plan.stages
-            parts.append(replay(blank, run.plan, outputs, self.parametrization))
+            parts.append(replay(blank, run.plan, outputs))
         if not parts:
             return blank
         logs, dx, answer = zip(*parts, strict=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .model import Array
+from .model import Array, line
 from .simulate import HISTORY, Batch, Plan, Simulation, available
 
 MAX_MOVE = 0.45
@@ -35,10 +35,7 @@ class Moves:
     look: tuple[float, float] | None = None  # bounds of the look ahead, None: it stays
 
     def line(self, sigma: Array) -> Array:
-        if self.parametrization == "flow":
-            sigma = np.minimum(sigma, 1 - 1e-4)
-            return np.log(sigma / (1 - sigma))
-        return np.log(sigma)
+        return line(sigma, self.parametrization)
 
     def sigma(self, line: Array) -> Array:
         return 1 / (1 + np.exp(-line)) if self.parametrization == "flow" else np.exp(line)
@@ -51,7 +48,7 @@ def optimise(
 
     ``weight`` is that of the states on the way against the final one.
     """
-    simulation = Simulation(simulation.response, simulation.parametrization, weight > 0)
+    simulation = Simulation(simulation.response, weight > 0)
     plan, damping, stalled = start, 1e-3, 0
     base = simulation.run(Batch.of([plan])).residuals(weight)[0]
     error = float(base @ base)

@@ -45,7 +45,6 @@ class Profile:
     """
 
     response: Response
-    parametrization: str
     mean: tuple[float, ...] | None = None
     looks: tuple[float, ...] = ()
     weight: float = 0.0  # of the states on the way
@@ -62,6 +61,11 @@ class Profile:
     model_fingerprint: str = ""
     program: str = PROGRAM
     _made: dict[Any, LambdaTable] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def parametrization(self) -> str:
+        """``ve`` or ``flow``."""
+        return self.response.parametrization
 
     @property
     def sigma_max(self) -> float:
@@ -106,12 +110,12 @@ class Profile:
     def expected(self, table: LambdaTable) -> float:
         """The RMS error that the profile predicts for a table's own run, in latent units."""
         rows = table.lambdas.tolist()
-        return expected_error(self.response, table.stages, rows, self.parametrization)
+        return expected_error(self.response, table.stages, rows)
 
     def expected_plain(self, solver: str, sigmas: Tensor | Sequence[float]) -> float:
         """The same for a built-in solver, its plain rows, on a grid."""
         stages = Scheme(solver, self.parametrization).plain(self._grid(sigmas))
-        return expected_error(self.response, stages, (), self.parametrization)
+        return expected_error(self.response, stages, ())
 
     def save(self, path: str | Path) -> None:
         """Write the profile; the file is replaced atomically. See docs/profile-format.md."""
@@ -146,7 +150,7 @@ class Profile:
         return None
 
     def _make(self, key: tuple[Any, ...]) -> LambdaTable:
-        designer = Designer(self.response, self.parametrization, self.weight)
+        designer = Designer(self.response, self.weight)
         if key[0] == "grid":
             plan = designer.given(key[1])
         else:

@@ -77,13 +77,10 @@ def read_fields(raw: bytes, name: str = "profile") -> dict[str, Any]:
         tables: list[LambdaTable] = []
         if "tables" in tensors:
             tables = parse_tables(tensors.pop("tables").tobytes(), "its tables")
-        if any(table.parametrization != fields["parametrization"] for table in tables):
+        kind = fields.pop("parametrization")
+        if any(table.parametrization != kind for table in tables):
             raise TableError("a table's parametrisation is not the profile's.")
-        return {
-            "response": _response(tensors, fields["parametrization"]),
-            "tables": tuple(tables),
-            **fields,
-        }
+        return {"response": _response(tensors, kind), "tables": tuple(tables), **fields}
     except DodeError as error:
         raise TableError(f"{name}: {error}") from error
 

@@ -16,7 +16,6 @@ def expected_error(
     response: Response,
     stages: Sequence[Stage],
     lambdas: Sequence[Sequence[float]],
-    parametrization: str,
 ) -> float:
     """Predicted RMS final error of a run from the teacher's state at its first sigma."""
     n, first = len(stages), stages[0].sigma
@@ -26,7 +25,7 @@ def expected_error(
     state = start = (x, noise)
     past: list[tuple[Array, Array]] = []
     if stages[0].output == "eps":
-        past = [(x / unit(first, parametrization), noise)]
+        past = [(x / unit(first, response.parametrization), noise)]
     for k, stage in enumerate(stages):
         if stage.starts_step:
             start = state

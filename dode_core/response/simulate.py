@@ -100,10 +100,10 @@ def available(k: int) -> int:
 
 
 class Simulation:
-    """Runs candidates through a response, for one parametrisation."""
+    """Runs candidates through a response."""
 
-    def __init__(self, response: Response, parametrization: str, way: bool = False) -> None:
-        self.response, self.parametrization, self.way = response, parametrization, way
+    def __init__(self, response: Response, way: bool = False) -> None:
+        self.response, self.way = response, way
 
     def run(self, batch: Batch, fit: float | None = None) -> Outcome:
         """Simulate; with ``fit``, a ridge, rows are least squares to the teacher at every stage."""
@@ -111,7 +111,8 @@ class Simulation:
         start = self.response.state(batch.sigmas[:, 0])
         zeros = np.zeros((*start.shape[:2], n))
         state, variance = _State(start, zeros), zeros.copy()
-        norm = np.array([unit(s, self.parametrization) for s in batch.sigmas[:, 0]])
+        kind = self.response.parametrization
+        norm = np.array([unit(s, kind) for s in batch.sigmas[:, 0]])
         past = [_State(start / norm[None, :, None], zeros)]
         rows, way = np.zeros((count, n, HISTORY)), []
         for k in range(n):
@@ -171,9 +172,7 @@ def _least_squares(
     return found
 
 
-def replay(
-    response: Response, plan: Plan, outputs: Array, parametrization: str
-) -> tuple[Array, Array, Array]:
+def replay(response: Response, plan: Plan, outputs: Array) -> tuple[Array, Array, Array]:
     """What an observed run says: places on the line (n,), dx and dD (bands, n, rank).
 
     ``outputs`` (bands, n, rank) are the coordinates of its denoised outputs. The first evaluation
@@ -181,7 +180,7 @@ def replay(
     """
     sigmas = np.array(plan.sigmas)
     x = response.state(sigmas[:1])
-    past = [x / unit(sigmas[0], parametrization)]
+    past = [x / unit(sigmas[0], response.parametrization)]
     logs, moved, answers = [], [], []
     for k in range(plan.stages):
         s, at, seen = sigmas[k], sigmas[k], x
@@ -191,7 +190,7 @@ def replay(
         teacher = response.state(np.array([at]))
         out = outputs[:, k : k + 1]
         if k or plan.ahead is not None:
-            logs.append(line(np.array(at), parametrization))
+            logs.append(line(np.array(at), response.parametrization))
             moved.append(seen - teacher)
             answers.append(out - teacher + response.slope(np.array([at])))
         past = [(x - out) / s, *past][:HISTORY]

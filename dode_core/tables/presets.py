@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,10 +19,12 @@ from ..errors import TableError
 from . import names, strict_json
 from .files import read_bytes, write_atomically
 from .identity import marks
+from .ids import table_id
 from .locking import locked
-from .table import LambdaTable, parse_tables
+from .table import LambdaTable, parse_tables, save_tables
 
 INDEX = "index.json"
+EXPORTS = "dode-presets"  # beside a host's own folder for tables, which is searched
 FORMAT, VERSION = "dode-preset-index", 1
 MAX_PRESETS = 2000
 LEAST_HELD_OUT = 4  # samples; fewer say little
@@ -163,6 +166,24 @@ def add_preset(folder: str | Path, file: str | Path, note: str = "") -> Preset:
         write_atomically(target, raw)
         write_atomically(index, raw_index)
     return preset
+
+
+def export_table(folder: Path, file: Path, table: LambdaTable) -> Path:
+    """Write one table of ``file`` as a preset into ``folder``, which is made; where it is.
+
+    Raises :class:`TableError` for what is not fit to be shared, and for a folder that cannot be
+    written.
+    """
+    stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in file.stem)
+    name = f"{stem.removesuffix('.dode')[:60]}-{table_id(table)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as alone:
+            made = names.inside(alone, name)
+            save_tables(made, [table])
+            return folder / add_preset(folder, made).file
+    except OSError as error:
+        raise TableError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
 def problems(tables: Sequence[LambdaTable]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,10 +29,9 @@ from ...dode_core.solve.noise import check_sigmas
 from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
 from . import before_work
-from .cost import evaluations, seconds_each
+from .hidden_sampler import HiddenSampler
 from .live import Live
 from .models import parametrization
-from .prompts import by_prompt
 from .told import Told
 
 
@@ -58,40 +57,34 @@ class DistillSettings:
             )
 
 
-class DistillSampler:
+class DistillSampler(HiddenSampler):
     """The sampler function that distills; ``table`` is its result."""
 
     def __init__(self, settings: DistillSettings, kind: str, live: Live) -> None:
-        self.settings, self.kind, self.live = settings, kind, live
+        super().__init__(kind, settings.batch_size, live)
+        self.settings = settings
         self.table: LambdaTable | None = None
 
-    def __call__(
-        self,
-        model: Callable[..., Tensor],
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Any = None,
-        disable: bool | None = None,
-    ) -> Tensor:
-        """Distill on the scaled noise ``x``, which is returned as it came.
+    def grid(self, sigmas: Tensor) -> Sequence[float]:
+        return check_sigmas(sigmas)
 
-        What cannot work is said before the work: raises :class:`CalibrationError`.
-        """
-        from ...dode_core.distillation import distill  # not before there is work
-        from ...dode_core.fit.few_step import already_few_step
-        from ...dode_core.fit.steady import check_steady
+    def most(self, sigmas: Tensor, samples: int) -> int:
+        from ...dode_core.fit.counting import most_evaluations  # not before there is work
 
-        inner, extra_args = by_prompt(model, len(x), extra_args or {})
-        told = Told(inner)
-        grid = check_sigmas(sigmas)
-        check_steady(told, x, grid[0], self.kind, extra_args)
-        method = get_method(self.settings.method)
-        learn_sigmas = method.learn_sigmas
-        if learn_sigmas and any(a <= b for a, b in itertools.pairwise(sigmas.tolist())):
+        return most_evaluations(self._distillation(sigmas), samples)
+
+    def work(self, model: Told, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]) -> None:
+        if get_method(self.settings.method).learn_sigmas and not descends(sigmas):
             logging.warning("D-ODE: sigmas that do not descend stay as they are.")
-            learn_sigmas = False
-        work = partial(
+        how = {"extra_args": extra_args, "progress": self.live, "batch_size": self.batch_size}
+        self.table = self._distillation(sigmas)(model, x, **how)
+
+    def _distillation(self, sigmas: Tensor) -> Callable[..., LambdaTable]:
+        from ...dode_core.distillation import distill  # not before there is work
+        from ...dode_core.fit.peers import PEERS
+
+        method = get_method(self.settings.method)
+        return partial(
             distill,
             sigmas=sigmas,
             solver=self.settings.solver,
@@ -99,17 +92,14 @@ class DistillSampler:
             holdout=self.settings.holdout,
             parametrization=self.kind,
             directions=method.directions,
-            learn_sigmas=learn_sigmas,
-            peers=("dpmpp_2m", "euler"),
+            learn_sigmas=method.learn_sigmas and descends(sigmas),
+            peers=tuple(PEERS),
         )
-        size = self.settings.batch_size
-        each = seconds_each(told, x, grid[0], extra_args, size)
-        self.live.expect(evaluations(work, len(x)), each)
-        if grid[-1] == 0:
-            few = partial(already_few_step, told, x, grid, self.kind, extra_args)
-            self.live.say(few(batch_size=size))
-        self.table = work(told, x, extra_args=extra_args, progress=self.live, batch_size=size)
-        return x
+
+
+def descends(sigmas: Tensor) -> bool:
+    """Whether sigmas fall from step to step."""
+    return all(a > b for a, b in itertools.pairwise(sigmas.tolist()))
 
 
 def calibrate(

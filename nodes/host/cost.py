@@ -1,44 +1,18 @@
-"""What a distillation costs, before it begins: evaluations counted, and one of them timed."""
+"""What a distillation costs, before it begins: one evaluation timed, and the words for it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...dode_core.fit.guarded import has_rows
+from ...dode_core.fit.guarded import args_of
 from ...dode_core.fit.memory import free_memory, ran_out_of_memory
 from ...dode_core.solve.integrate import begin_run
 from .telling import in_words
-
-
-class _Counted(Exception):
-    """The work has told how long it is."""
-
-
-def evaluations(work: Callable[..., Any], samples: int) -> int:
-    """Model evaluations, of all samples together, that ``work`` makes at most.
-
-    ``work(model, x, progress=..., batch_size=...)`` is a distillation: it is begun on a model that
-    costs nothing and stopped after its first call, which knows the total.
-    """
-    counted: list[int] = []
-
-    def stop(done: int, most: int, denoised: Tensor) -> None:
-        counted.append(most)
-        raise _Counted
-
-    with suppress(_Counted):
-        work(_nothing, torch.zeros(samples, 1, 1, 1), progress=stop, batch_size=1)
-    return sum(counted)
-
-
-def _nothing(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
-    return torch.zeros_like(x)
 
 
 @torch.no_grad()
@@ -55,7 +29,7 @@ def seconds_each(
     """
     begin_run(model, [sigma, 0.0])
     for size in (min(batch_size, len(x)), 1):
-        args = {k: v[:size] if has_rows(v, len(x)) else v for k, v in extra_args.items()}
+        args = args_of(extra_args, slice(size), len(x))
         began = time.monotonic()
         try:
             out = model(x[:size], x.new_full((size,), sigma), **args)
@@ -69,6 +43,6 @@ def seconds_each(
 
 
 def sentence(count: int, seconds: float) -> str:
-    """ "at most 1,024 model evaluations, about 3 min here (one takes 0.18 s)"."""
+    """ "at most 1,136 model evaluations, about 3 min here (one takes 0.18 s)"."""
     whole = in_words(count * seconds)
     return f"at most {count:,} model evaluations, {whole} here (one takes {seconds:.2g} s)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from ...dode_core.errors import CalibrationError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, find_same_profile
 from . import before_work, calibrate, models, store
-from .cost import seconds_each
+from .hidden_sampler import HiddenSampler
 from .live import Live
-from .prompts import by_prompt
 from .told import Told
 
 LEAST_SAMPLES = 8  # of a profile; fewer say too little
@@ -47,48 +46,43 @@ class ProfileWork:
         return () if self.latent.is_nested else tuple(self.latent.shape[1:])
 
 
-class ProfileSampler:
-    """The sampler function that calibrates; ``profile`` is its result."""
+class ProfileSampler(HiddenSampler):
+    """The sampler function that makes a profile; ``profile`` is its result."""
 
     def __init__(self, work: ProfileWork, live: Live) -> None:
-        self.work, self.live = work, live
+        super().__init__(models.parametrization(work.guider.model_patcher), work.batch_size, live)
+        self.holdout = work.holdout
         self.profile: Profile | None = None
 
-    def __call__(
-        self,
-        model: Callable[..., Tensor],
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: dict[str, Any] | None = None,
-        callback: Any = None,
-        disable: bool | None = None,
-    ) -> Tensor:
-        """Calibrate on the scaled noise ``x``, which is returned as it came."""
-        from ...dode_core import calibration  # not before there is work
-        from ...dode_core.fit.few_step import already_few_step, few_step_grid
-        from ...dode_core.fit.steady import check_steady
+    def grid(self, sigmas: Tensor) -> Sequence[float]:
+        from ...dode_core.fit.few_step import few_step_grid  # not before there is work
 
-        inner, extra_args = by_prompt(model, len(x), extra_args or {})
-        told, kind = Told(inner), models.parametrization(self.work.guider.model_patcher)
-        check_steady(told, x, float(sigmas[0]), kind, extra_args)
         high, low = sigmas.tolist()[:2]
-        size = self.work.batch_size
-        each = seconds_each(told, x, high, extra_args, size)
-        self.live.expect(calibration.QUICK_BUDGET * len(x), each)
-        grid = few_step_grid(high, low, kind)
-        self.live.say(already_few_step(told, x, grid, kind, extra_args, batch_size=size))
-        self.profile = calibration.calibrate(
-            told,
+        return few_step_grid(high, low, self.kind)
+
+    def most(self, sigmas: Tensor, samples: int) -> int:
+        return calibration().QUICK_BUDGET * samples
+
+    def work(self, model: Told, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any]) -> None:
+        high, low = sigmas.tolist()[:2]
+        self.profile = calibration().calibrate(
+            model,
             x,
             high,
             low,
             extra_args=extra_args,
-            parametrization=kind,
-            holdout=self.work.holdout,
+            parametrization=self.kind,
+            holdout=self.holdout,
             progress=self.live,
-            batch_size=size,
+            batch_size=self.batch_size,
         )
-        return x
+
+
+def calibration() -> Any:
+    """The core's module, which is not loaded before there is work."""
+    from ...dode_core import calibration
+
+    return calibration
 
 
 def sigma_range(patcher: Any) -> tuple[float, float]:

@@ -6,26 +6,23 @@ Nothing here takes a path: an entry is named by its id, which is looked up in th
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...dode_core import shelf
 from ...dode_core.errors import DodeError, TableError
 from ...dode_core.match.best import Choice
 from ...dode_core.response.profile import SUFFIX as PROFILE_SUFFIX
 from ...dode_core.response.profile import Profile
 from ...dode_core.tables.files import SUFFIX
+from ...dode_core.tables.ids import table_id
 from ...dode_core.tables.library import version
 from ...dode_core.tables.likeness import compare
 from ...dode_core.tables.names import file_name, inside
-from ...dode_core.tables.presets import add_preset
+from ...dode_core.tables.presets import EXPORTS, export_table
 from ...dode_core.tables.removal import remove_tables
-from ...dode_core.tables.table import LambdaTable, save_tables
+from ...dode_core.tables.table import LambdaTable
 from . import store
-
-EXPORTS = "dode-presets"  # beside models/dode, whose files are searched
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def listing() -> list[Found]:
         titles = [table.title for table in tables]
         for table in tables:
             alone = titles.count(table.title) == 1
-            words = table.title if alone else f"[{store.table_id(table)}]"
+            words = table.title if alone else f"[{table_id(table)}]"
             found.append(_of_table(name, path, table, words))
     for name, path in store.profile_listing().items():
         try:
@@ -84,7 +81,7 @@ def listing() -> list[Found]:
 
 
 def _of_table(name: str, path: Path, table: LambdaTable, words: str) -> Found:
-    key = _key(name, store.table_id(table))
+    key = _key(name, table_id(table))
     fixed = name.startswith("presets/")
     what = table.title, table.worth, table.model_name, name, fixed
     return Found(Entry(key, "table", *what, words=words), path, table)
@@ -123,18 +120,15 @@ def serves(found: Found) -> str:
     run = LastRun
     if run.query is None or run.identity is None:
         return ""
-    if found.profile is not None:
-        stored = shelf.StoredProfile(found.profile, found.path)
-        likeness = compare(run.identity.fingerprint, found.profile.model_fingerprint)
-        if likeness.kind == "refused" or not likeness.same_weights:
-            return ""
-        used = run.choice is not None and run.choice.file == stored.file
-        return "used" if used else "any steps"
-    if found.table is None:
+    made = found.profile or found.table
+    if made is None:
         return ""
-    likeness = compare(run.identity.fingerprint, found.table.model_fingerprint)
+    likeness = compare(run.identity.fingerprint, made.model_fingerprint)
     if likeness.kind == "refused" or not likeness.same_weights:
         return ""
+    if found.table is None:
+        used = run.choice is not None and run.choice.file == found.path
+        return "used" if used else "any steps"
     resolution = run.query.pick([found.table])
     if resolution.table is None:
         return ""
@@ -199,14 +193,5 @@ def export(key: object) -> str:
     if found.table is None:
         raise TableError(f"A profile is shared as it is: the file {found.path.name}.")
     folder = Path(store.paths_of(store.FOLDER)[0]).with_name(EXPORTS)
-    stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in found.path.stem)
-    name = f"{stem.removesuffix('.dode')[:60]}-{store.table_id(found.table)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as alone:
-            made = inside(alone, name)
-            save_tables(made, [found.table])
-            preset = add_preset(folder, made)
-    except OSError as error:
-        raise TableError(f"{folder} cannot be written: {error.strerror}.") from error
-    return f"Exported to {folder / preset.file}, listed in its index.json."
+    made = export_table(folder, found.path, found.table)
+    return f"Exported to {made}, listed in its index.json."

@@ -5,7 +5,6 @@ How they are found, named and kept is :mod:`dode_core.tables.library`'s.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from ...dode_core.response.profile import Profile
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.tables.files import SUFFIX
 from ...dode_core.tables.identity import Identity
+from ...dode_core.tables.ids import table_id
 from ...dode_core.tables.library import (
     PRESETS,
     Library,
@@ -29,7 +29,7 @@ from ...dode_core.tables.library import (
     version,
 )
 from ...dode_core.tables.names import file_name, inside
-from ...dode_core.tables.table import LambdaTable, dump_tables
+from ...dode_core.tables.table import LambdaTable
 
 __all__ = ["Stored", "sidecar", "tables_in", "version"]
 
@@ -98,11 +98,6 @@ def find_file(name: str) -> Path:
 def find_any(name: str) -> Path:
     """The table file or profile behind a name of the two listings. Raises :class:`TableError`."""
     return profile_listing().get(name) or find_file(name)
-
-
-def table_id(table: LambdaTable) -> str:
-    """Eight hexadecimal digits that name a table by what is in it."""
-    return hashlib.sha256(dump_tables([table])).hexdigest()[:8]
 
 
 def says(table: LambdaTable, words: str) -> bool:

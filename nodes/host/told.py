@@ -19,8 +19,7 @@ HOSTS_OWN = ("comfy.", "comfy_extras.")
 
 
 class Told:
-    """A denoiser that gets a copy of its options with the sigmas of the run in progress, and that
-    looks for an interrupt at every call.
+    """A denoiser that gets a copy of its options with the sigmas of the run in progress.
 
     Interrupts are noticed at every call, whatever the work is and whoever reports its progress.
     ``look_ahead`` is False where a guider's scales follow the steps: see :func:`follows_steps`.
