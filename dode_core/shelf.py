@@ -224,7 +224,7 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     """
     try:
         plain = profile.expected_plain(PEER, grid)
-        ours = profile.expected(table) * _optimism(profile, table)
+        ours = profile.expected(table) * optimism(profile, table)
     except DodeError:
         return ""
     if not 0 < plain < math.inf or not 0 < ours < math.inf:
@@ -235,7 +235,7 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     return f", expected {much} closer to the many-step image than DPM++ 2M"
 
 
-def _optimism(profile: Profile, table: LambdaTable) -> float:
+def optimism(profile: Profile, table: LambdaTable) -> float:
     """Measured over expected error of the measured run nearest in kind and steps, at least 1."""
     whole = float(table.sigmas[0]) > 0.999 * profile.sigma_max
     alike = [each for each in profile.measured if (each.start is None) == whole]

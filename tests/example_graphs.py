@@ -92,7 +92,7 @@ def demo() -> Example:
         "7": Node("DODE_Compare", (1140, 0), (640, 1000), compare),
     }
     text = """Press **Run**. *D-ODE Distill* learns once, for this model and cfg, how to follow \
-the model's own path in few steps, and saves that. The plot shows what to expect at how many steps.
+the model's own path in few steps, and saves that. The plot shows what to expect of it.
 
 **Then change freely**, nothing is made anew: *steps* and *scheduler* in *D-ODE Settings*, the \
 seed, the subject, *denoise*. Only another *cfg* or another model is distilled again.
