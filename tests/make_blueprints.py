@@ -20,7 +20,7 @@ from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
 
 FOLDER = TESTS.parent / "subgraphs"
-NAME = "Two-expert sampling (D-ODE)"
+NAME = "Two-expert sampling, Wan 2.2 (D-ODE)"
 # Inside 3 and 4, the two samplers; around them what gives the blueprint its inputs and output.
 INPUTS = {
     ("1", 0): "model (high noise)",
@@ -47,7 +47,6 @@ DESCRIPTION = (
     "Few-step sampling with a model of two experts, as Wan 2.2 is: the first takes the high noise, "
     "the second goes on from the step at which they change. Give each a profile with D-ODE Distill."
 )
-ALIASES = ["Wan 2.2", "two experts", "high noise", "low noise", "few step", "dode"]
 CONVERT = """([inside, name, labels, values]) => {
     const graph = window.app.graph;
     const items = new Set(inside.map(id => graph.getNodeById(id)));
@@ -110,7 +109,7 @@ def blueprint(front: FrontEnd) -> dict[str, Any]:
     kept = {name: workflow[name] for name in ("id", "revision", "version")}
     kept |= {"last_node_id": 8, "last_link_id": 0, "nodes": [node], "links": [], "groups": []}
     sort_inputs(node, only[0])
-    said = {"BlueprintDescription": DESCRIPTION, "BlueprintSearchAliases": ALIASES}
+    said = {"BlueprintDescription": DESCRIPTION}
     return {**kept, "definitions": {"subgraphs": only}, "config": {}, "extra": said}
 
 
