@@ -55,11 +55,11 @@ def two_experts() -> Example:
         ),
         **expert("1", 8, 340, {"start_at_step": 0, "end_at_step": SWITCH}, ["7", 0]),
         **expert("2", 12, 830, {"start_at_step": SWITCH, "end_at_step": 10000}, ["11", 0]),
-        "16": shut("VAEDecode", (1270, 560), {"samples": ["15", 0], "vae": ["4", 0]}),
-        "17": shut("CreateVideo", (1590, 560), {"images": ["16", 0], "fps": 16.0}),
+        "16": shut("VAEDecode", (1300, 560), {"samples": ["15", 0], "vae": ["4", 0]}),
+        "17": shut("CreateVideo", (1620, 560), {"images": ["16", 0], "fps": 16.0}),
         "18": Node(
             "SaveVideo",
-            (1270, 620),
+            (1300, 620),
             (600, 330),
             {
                 "video": ["17", 0],
@@ -87,7 +87,7 @@ def expert(model: str, first: int, x: int, part: dict[str, int], latent: list[An
     run |= {"sampler_name": "dode", "noise_seed": SEED}
     run["add_noise"] = "enable" if high else "disable"
     run["return_with_leftover_noise"] = "enable" if high else "disable"
-    place = 1270 if high else 1590
+    place = 1300 if high else 1620
     return {
         shift: shut("ModelSamplingSD3", (x, 0), {"model": [model, 0], "shift": 8.0}),
         distill: Node("DODE_Distill", (x, 45), (400, 660), {**learn, "samples": 8}),
