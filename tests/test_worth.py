@@ -8,6 +8,7 @@ import pytest
 from problems import mixture, randn
 
 import dode_core as dode
+from dode_core.report import plot_bars
 from dode_core.response.measured import Measured
 from dode_core.worth import measured_worth
 
@@ -56,3 +57,13 @@ def test_the_nearest_measured_run_is_spoken_of(made: dode.Profile, steps: int, s
 def test_no_gain_is_said_as_it_is(made: dode.Profile, other: float, name: str, said: str) -> None:
     found = replace(made, measured=(replace(EIGHT, built_in=other, name=name),))
     assert measured_worth(found).startswith(said)
+
+
+def test_errors_of_one_step_count_are_bars() -> None:
+    """Ours in colour, each with its number."""
+    errors = {"D-ODE": 0.02, "Euler": 0.1}
+    (ax,) = plot_bars(errors, "8 steps", "distance").axes
+    assert [bar.get_width() for bar in ax.patches] == list(errors.values())
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(errors)
+    assert {"0.02", "0.1"} <= {text.get_text() for text in ax.texts}
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
