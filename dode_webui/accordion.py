@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
+refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
@@ -75,6 +76,9 @@ def capture(component: Any, elem_id: str | None) -> None:
     if pending and captured.complete():
         connect(**pending)
         pending.clear()
+    if elem_id == captured.INFO:  # comes last; with an image the model, and its sigmas, are there
+        for refresh in refreshing:
+            refresh(component)
 
 
 def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
@@ -105,6 +109,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
     for each in inputs:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
+    refreshing.append(lambda widget: watching.live(widget, show, inputs, [seen[-1]]))
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -122,6 +127,7 @@ def reset() -> None:
     captured.widgets.clear()
     panel.menus.clear()
     panel.lines.clear()
+    refreshing.clear()
     pending.clear()
 
 

@@ -49,8 +49,8 @@ def line(settings: dict[str, Any]) -> str:
     if sampler and not samplers.is_ours(sampler):
         said = f"D-ODE acts when it is the sampling method; now that is {sampler}."
     else:
-        said = f"Now: {wording(settings)}{hires(settings)}"
-    return f"<div class='dode-now'>{html.escape(said)}</div>"
+        said = f"Now: {wording(settings)}"
+    return f"<div class='dode-now'>{html.escape(said + hires(settings))}</div>"
 
 
 def wording(settings: dict[str, Any]) -> str:
@@ -60,35 +60,46 @@ def wording(settings: dict[str, Any]) -> str:
         found = found_for(settings, sigmas(settings))
     except DodeError as error:
         return f"{asked}: {error}"
-    if isinstance(found, Choice) and found.resolution.table is not None:
-        doubts = f"; {', '.join(found.doubts)}" if found.doubts else ""
-        between = " between two cfgs" if found.resolution.between_cfgs else ""
-        return f"{asked}: {WORDS.get(found.resolution.kind, 'table')}{between}{doubts}."
-    if isinstance(found, str) and found:
-        return f"{asked}: {found}."
-    return f"{asked}: no table, so plain DPM++ 2M runs. Distill makes one."
+    return f"{asked}: {described(found) or f'{nothing(found)}. Distill makes one'}."
+
+
+def described(found: Choice | str) -> str:
+    """What there is for a run, and what is to be said about it; empty where there is nothing."""
+    if isinstance(found, str):
+        return found
+    if found.resolution.table is None:
+        return ""
+    between = " between two cfgs" if found.resolution.between_cfgs else ""
+    kind = WORDS.get(found.resolution.kind, "table")
+    return "; ".join([f"{kind}{between}", *found.doubts])
+
+
+def nothing(found: Choice | str) -> str:
+    """What happens then, and why what is there does not serve."""
+    why = f" ({', '.join(found.doubts)})" if isinstance(found, Choice) and found.doubts else ""
+    return f"no table{why}, so plain DPM++ 2M runs"
 
 
 def hires(settings: dict[str, Any]) -> str:
-    """What is missing for the hires pass; empty where nothing is, and where it is off."""
+    """What applies to the hires pass; empty where it is off, and for another sampling method."""
     if settings["hires"] is None:
         return ""
-    steps, denoise = settings["hires"]
-    whole = int(steps / min(denoise, LARGEST_PART))
+    of_pass = {**settings, **settings["hires"]}
+    steps, denoise = of_pass["steps"], of_pass["denoise"]
+    if of_pass["sampler"] and not samplers.is_ours(of_pass["sampler"]):
+        return ""
     try:
-        known = sigmas({**settings, "steps": whole})
+        known = sigmas({**of_pass, "steps": int(steps / min(denoise, LARGEST_PART))})
         if known is not None:
             known = known[0][-steps - 1 :], known[1]
-        found = found_for({**settings, "steps": 0}, known)
+        found = found_for({**of_pass, "steps": 0}, known)
     except DodeError:
         return ""
-    served = found.resolution.table is not None if isinstance(found, Choice) else bool(found)
-    if served:
-        return ""
-    return (
-        f" Hires pass ({steps} steps at denoise {denoise:g}): no table, so plain DPM++ 2M runs; "
-        f"{ANY} serves both passes."
-    )
+    own = [f"cfg {of_pass['cfg']:g}"] if of_pass["cfg"] != settings["cfg"] else []
+    own += [of_pass["scheduler"]] if of_pass["scheduler"] != settings["scheduler"] else []
+    asked = ", ".join([f"{steps} steps at denoise {denoise:g}", *own])
+    serves = f"; {ANY} serves both passes"
+    return f" Hires pass ({asked}): {described(found) or nothing(found) + serves}."
 
 
 def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:

@@ -313,7 +313,8 @@ def test_generate_and_paste_in_the_browser(page: Any, tables: list[dict[str, Any
     page.wait_for_function(
         "document.querySelector('#txt2img_dode_pasted').textContent.includes('0badc0de')"
     )
-    assert page.locator("#txt2img_dode_table input").first.input_value() == "Automatic"
+    chosen = page.locator("#txt2img_dode_table input").first.input_value()
+    assert chosen == "Automatic instead of x.dode.json 0badc0de"
 
 
 def paste(page: Any, infotext: str) -> None:

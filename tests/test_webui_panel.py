@@ -191,7 +191,8 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     assert note.startswith("The hires pass (6 steps at denoise 0.5) has no table")
     assert sampling.ANY in note
     *_, (status, _, _, after) = run(*given)
-    assert "error" not in status and "Hires pass" not in after
+    assert "error" not in status
+    assert "exact table. Hires pass (6 steps at denoise 0.5): distilled once" in after
     assert "any steps and schedule, img2img and hires too, cfg 2" in status
     assert "any steps, cfg 2" in listing.overview()
     (entry, *_) = listing.lines()
@@ -290,7 +291,45 @@ def test_now(webui: Host, built: list[Component]) -> None:
     profile = stamped_profile(a_profile(), who, 2.0, 0)  # serves whatever sigmas there will be
     save_profile(host.library(), profile, who)
     assert "distilled once for any number of steps" in now.line(settings)
-    assert "Hires" not in now.line(settings | {"hires": (6, 0.5)})
+    hires = {"steps": 6, "denoise": 0.5, "cfg": 3.0}
+    said = now.line(settings | {"hires": hires})
+    assert "Hires pass (6 steps at denoise 0.5, cfg 3): distilled once" in said
+
+
+def test_now_of_a_hires_pass_with_settings_of_its_own(webui: Host, built: list[Component]) -> None:
+    """Its cfg, schedule and sampling method are those that it will run with."""
+    on = {captured.HIRES: True, captured.HIRES_STEPS: 6, captured.DENOISE: 0.5}
+
+    def said(sampler: str = "D-ODE", **own: Any) -> str:
+        values = set_up(webui, sampler, **on, **own)
+        return now.line(captured.settings(captured.names(), values))
+
+    same = {captured.HIRES_SAMPLER: "Use same sampler", captured.HIRES_CFG: 2.0}
+    same[captured.HIRES_SCHEDULER] = "Use same scheduler"
+    assert "Hires pass (6 steps at denoise 0.5): no table" in said(**same)
+    assert "Hires pass" not in said(**same | {captured.HIRES_SAMPLER: "Euler"})
+    other = said("Euler a", **same | {captured.HIRES_SAMPLER: "D-ODE"})
+    assert "now that is Euler a" in other and "Hires pass (6 steps" in other
+    who = host.identity(upcoming=True)
+    save_profile(host.library(), stamped_profile(a_profile(), who, 2.0, 0), who)
+    ready = said(**same)
+    assert "(6 steps at denoise 0.5): distilled once" in ready and "made at cfg" not in ready
+    another = said(**same | {captured.HIRES_CFG: 3.0})
+    assert "(6 steps at denoise 0.5, cfg 3): distilled once for any number of steps; made at " in (
+        another
+    ) and "this run uses 3." in another
+
+
+def test_the_line_is_new_with_every_image(webui: Host, built: list[Component]) -> None:
+    """Forge loads a model when the first image is made; only then its sigmas are known."""
+    accordion.build(SimpleNamespace(), False)
+    values = set_up(webui)
+    text = Component(captured.INFO)
+    accordion.capture(text, captured.INFO)
+    ((show, inputs, (line,)),) = text.changes
+    assert line is of(built, "txt2img_dode_now")
+    known = dict(zip(captured.names(), values, strict=True))
+    assert "no table, so plain DPM++ 2M runs" in show(*(known[each.kind] for each in inputs))
 
 
 def a_profile() -> dode.Profile:
