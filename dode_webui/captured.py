@@ -15,7 +15,8 @@ HIRES, HIRES_STEPS = "txt2img_hr-checkbox", "txt2img_hires_steps"
 DENOISE = "txt2img_denoising_strength"  # of the hires pass
 HIRES_CFG, HIRES_DISTILLED = "txt2img_hr_cfg", "txt2img_hr_distilled_cfg"  # where it has its own
 HIRES_SAMPLER, HIRES_SCHEDULER, SAME = "hr_sampler", "hr_scheduler", "Use same "
-INFO = "generation_info_txt2img"  # about an image, anew with every one; no HTML, whose changes never end
+# A text about the images, anew with them. No HTML would do: in gradio 4.40 its changes never end.
+INFO = "generation_info_txt2img"
 CAPTURED = (PROMPT, NEGATIVE, CFG, WIDTH, HEIGHT, STEPS)  # every host has these
 OPTIONAL = (
     SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE, HIRES_CFG, HIRES_DISTILLED,

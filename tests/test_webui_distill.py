@@ -444,7 +444,8 @@ def test_the_estimate_leaves_the_first_calls_out() -> None:
         if done == 1:
             assert clock.left() is None and "measuring" in clock.text()
     assert clock.left() == pytest.approx(50.0)
-    assert clock.text() == "part 1 of 1: 11 of at most 111 model calls, at most 50 s left in this part"
+    said = "part 1 of 1: 11 of at most 111 model calls, at most 50 s left in this part"
+    assert clock.text() == said
     clock.update(1, 30, "part 2 of 2")
     assert clock.left() is None, "another part, other calls"
     assert [job.duration(s) for s in (0.1, 99, 100, 5000, 9000)] == [

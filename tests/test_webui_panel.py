@@ -315,9 +315,11 @@ def test_now_of_a_hires_pass_with_settings_of_its_own(webui: Host, built: list[C
     ready = said(**same)
     assert "(6 steps at denoise 0.5): distilled once" in ready and "made at cfg" not in ready
     another = said(**same | {captured.HIRES_CFG: 3.0})
-    assert "(6 steps at denoise 0.5, cfg 3): distilled once for any number of steps; made at " in (
-        another
-    ) and "this run uses 3." in another
+    assert (
+        "(6 steps at denoise 0.5, cfg 3): distilled once for any number of steps; made at "
+        in (another)
+        and "this run uses 3." in another
+    )
 
 
 def test_the_line_is_new_with_every_image(webui: Host, built: list[Component]) -> None:
