@@ -13,7 +13,10 @@ from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
+image_lines: list[tuple[Any, Any, Any]] = []  # img2img's line, table and refresh button, likewise
 refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
+
+ALWAYS_OF_IMAGE = (captured.PROMPT, captured.CFG, captured.STEPS, captured.DENOISE)
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
@@ -22,7 +25,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
 
     tab = "img2img" if is_img2img else "txt2img"
     with gr.Accordion(samplers.NAME, open=False, elem_id=f"{tab}_dode"):
-        line = None if is_img2img else gr.HTML("", elem_id="txt2img_dode_now")
+        line = gr.HTML("", elem_id=f"{tab}_dode_now")
         with gr.Row():
             table = gr.Dropdown(
                 options.menu(),
@@ -52,6 +55,8 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             seen = [status, cancel, table, line]
             panel.lines.append(line)
             pending.update(buttons=(button, once), seen=seen, refresh=refresh)
+        else:
+            image_lines.append((line, table, refresh))
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
         )
@@ -76,6 +81,8 @@ def capture(component: Any, elem_id: str | None) -> None:
     if pending and captured.complete():
         connect(**pending)
         pending.clear()
+    if image_lines and captured.complete(ALWAYS_OF_IMAGE, captured.image_widgets):
+        connect_image(*image_lines.pop())
     if elem_id == captured.INFO:  # comes last; with an image the model, and its sigmas, are there
         for refresh in refreshing:
             refresh(component)
@@ -88,7 +95,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
     """
     import gradio as gr
 
-    known, inputs = captured.names(), captured.components()
+    known, inputs = captured.names(), [*captured.components(), seen[2]]
 
     def start(once: bool, *values: Any) -> Iterator[list[Any]]:
         """Distill; the D-ODE tab has the pictures."""
@@ -102,7 +109,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
             yield [said, gr.update(visible=runs), menu, applies]
 
     def show(*values: Any) -> str:
-        return now.shown(captured.settings(known, values))
+        return now.shown({**captured.settings(known, values), "table": values[-1]})
 
     for once, button in enumerate(buttons):
         watching.wire(button, partial(start, bool(once)), inputs, seen)
@@ -110,6 +117,19 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
     refreshing.append(lambda widget: watching.live(widget, show, inputs, [seen[-1]]))
+
+
+def connect_image(line: Any, table: Any, refresh: Any) -> None:
+    """The line of img2img, whose runs are parts of a schedule."""
+    where = captured.image_widgets
+    known, inputs = captured.names(where), [*captured.components(where), table]
+
+    def show(*values: Any) -> str:
+        return now.line({**captured.of_image(known, values), "table": values[-1]})
+
+    for each in inputs:
+        watching.live(each, show, inputs, [line])
+    refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -125,6 +145,8 @@ def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> 
 def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
     captured.widgets.clear()
+    captured.image_widgets.clear()
+    image_lines.clear()
     panel.menus.clear()
     panel.lines.clear()
     refreshing.clear()

@@ -29,28 +29,35 @@ FALLBACKS: dict[str, Any] = {
     HIRES_CFG: None, HIRES_DISTILLED: None, HIRES_SAMPLER: "", HIRES_SCHEDULER: "",
 }  # fmt: skip
 
-widgets: dict[str, Any] = {}  # by elem_id, anew with every UI
+OF_IMAGE = (PROMPT, CFG, STEPS, SCHEDULER, SAMPLER, DISTILLED, DENOISE)  # img2img has these too
+
+Widgets = dict[str, Any]
+widgets: Widgets = {}  # by elem_id, anew with every UI
+image_widgets: Widgets = {}  # those of img2img under the names that txt2img has for the same
 
 
 def capture(component: Any, elem_id: str | None) -> None:
     """Called after every component that the host builds."""
     if elem_id in FALLBACKS:
         widgets[str(elem_id)] = component
+    same = str(elem_id).replace("img2img_", "txt2img_", 1)
+    if same != elem_id and same in OF_IMAGE:
+        image_widgets[same] = component
 
 
-def complete() -> bool:
+def complete(wanted: Sequence[str] = CAPTURED, where: Widgets = widgets) -> bool:
     """Whether all that every host has is there."""
-    return all(name in widgets for name in CAPTURED)
+    return all(name in where for name in wanted)
 
 
-def names() -> list[str]:
+def names(where: Widgets = widgets) -> list[str]:
     """The widgets that there are, in the order in which :func:`components` gives them."""
-    return [name for name in FALLBACKS if name in widgets]
+    return [name for name in FALLBACKS if name in where]
 
 
-def components() -> list[Any]:
+def components(where: Widgets = widgets) -> list[Any]:
     """The inputs of an event that wants to know what is set in txt2img."""
-    return [widgets[name] for name in names()]
+    return [where[name] for name in names(where)]
 
 
 def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -92,6 +99,12 @@ def hires(found: dict[str, Any]) -> dict[str, Any] | None:
         if found[widget] and not str(found[widget]).startswith(SAME):
             own[name] = str(found[widget])
     return own
+
+
+def of_image(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """What is set in img2img: :func:`settings`, and the ``denoise`` that says which part runs."""
+    found = dict(zip(known, values, strict=False))
+    return {**settings(known, values), "denoise": float(found[DENOISE] or 0)}
 
 
 def of_request(settings: dict[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def test_the_accordion(webui: Host, built: list[Component]) -> None:
             break
     for each in (button, once):
         ((_, wired, _),) = each.events
-        assert [widget.kind for widget in wired] == list(captured.CAPTURED)
+        assert [widget.kind for widget in wired] == [*captured.CAPTURED, "Dropdown"]
     assert all(each.changes for each in wired), "the line follows every one of them"
     accordion.build(SimpleNamespace(), True)
     ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
@@ -153,7 +153,7 @@ def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]
     accordion.build(SimpleNamespace(), False)
     values = set_up(webui)[: len(captured.names())]
     ((run, inputs, outputs),) = of(built, "txt2img_dode_distill").events
-    values = [dict(zip(captured.names(), values, strict=True))[each.kind] for each in inputs]
+    values = given_for(inputs, values)
     assert [each.options["elem_id"] for each in outputs] == [
         "txt2img_dode_status", "txt2img_dode_cancel", "txt2img_dode_table", "txt2img_dode_now",
     ]  # fmt: skip
@@ -172,10 +172,10 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     accordion.build(SimpleNamespace(), False)
     hires = {captured.HIRES: True, captured.HIRES_STEPS: 0, captured.DENOISE: 0.5}
     set_to = set_up(webui, **hires)
-    values = dict(zip(captured.names(), set_to, strict=True)) | {captured.STEPS: 6}
     ((run, inputs, _),) = of(built, "txt2img_dode_any").events
     kinds = [each.kind for each in inputs]
-    given = [values[kind] for kind in kinds]
+    given = given_for(inputs, set_to)
+    given[kinds.index(captured.STEPS)] = 6
     name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
     how = {"cfg_scale": 2.0, "enable_hr": True, "denoising_strength": 0.5}
     how |= {} if webui.kind == "classic" else {"scheduler": "Karras"}
@@ -330,8 +330,62 @@ def test_the_line_is_new_with_every_image(webui: Host, built: list[Component]) -
     accordion.capture(text, captured.INFO)
     ((show, inputs, (line,)),) = text.changes
     assert line is of(built, "txt2img_dode_now")
-    known = dict(zip(captured.names(), values, strict=True))
-    assert "no table, so plain DPM++ 2M runs" in show(*(known[each.kind] for each in inputs))
+    assert "no table, so plain DPM++ 2M runs" in show(*given_for(inputs, values))
+
+
+def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> None:
+    """What is chosen by hand goes before what would be found."""
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"steps": 6}
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    mine = made_up("ddim", webui.txt2img(6, name).sigmas.tolist(), model_fingerprint=mark, cfg=2.0)
+    keep(webui, mine)
+
+    def said(table: str, **changes: Any) -> str:
+        return now.line({**settings, **changes, "table": table})
+
+    entry = next(line for line in options.menu() if line.startswith("6 steps"))
+    assert ": exact table." in said(AUTOMATIC) and "chosen table (exact table)" in said(entry)
+    assert "set to &quot;None&quot;, so plain DPM++ 2M runs" in said(options.NONE)
+    assert "cannot serve this run" in said(entry, steps=40)
+    assert "the chosen table is not here, so plain" in said("0badc0de")
+    assert ": exact table." in said(f"{options.INSTEAD}0badc0de")
+
+
+def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
+    """The part of the schedule that is run, in the host's own count of steps."""
+    accordion.build(SimpleNamespace(), True)
+    set_to = {captured.PROMPT: "a fox", captured.CFG: 2.0, captured.STEPS: 6}
+    if webui.kind == "classic":
+        set_to[captured.SAMPLER] = "D-ODE Karras"
+    else:
+        set_to |= {captured.SAMPLER: "D-ODE", captured.SCHEDULER: "Karras"}
+    set_to[captured.DENOISE] = 0.5
+    for name in set_to:
+        accordion.capture(Component(name), name.replace("txt2img", "img2img"))
+    line = of(built, "img2img_dode_now")
+    ((show, inputs, (shown,)), *_) = captured.image_widgets[captured.STEPS].changes
+    assert shown is line and not captured.widgets
+    values = [set_to.get(each.kind, AUTOMATIC) for each in inputs]
+    assert "6 steps at denoise 0.5, cfg 2, Karras: no table" in show(*values)
+    sampler = str(set_to[captured.SAMPLER])
+    whole = webui.txt2img(6, sampler).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, made_up("ddim", whole, model_fingerprint=mark, cfg=2.0))
+    assert ": part of a longer table." in show(*values)
+    webui.shared.opts.data["img2img_fix_steps"] = True  # now 6 steps of 12 are run
+    assert "part of a longer table" not in show(*values)
+    at_denoise = [each.kind for each in inputs].index(captured.DENOISE)
+    for denoise in (0, 1):
+        values[at_denoise] = denoise
+        assert f"6 steps at denoise {denoise}, cfg 2" in show(*values)
+
+
+def given_for(inputs: list[Component], values: list[Any]) -> list[Any]:
+    """What the host's widgets are set to, for an event that has the menu of tables as well."""
+    known = dict(zip(captured.names(), values, strict=False))
+    return [known.get(each.kind, AUTOMATIC) for each in inputs]
 
 
 def a_profile() -> dode.Profile:
