@@ -12,6 +12,9 @@ from dode_core.match.scale import MAX_SCALE
 from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
+# Tabs that are built. The HTTP API builds every script's widgets again, for their defaults alone:
+# those are never on a page, and nothing is wired to them.
+on_page: set[str] = set()
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 image_lines: list[tuple[Any, Any, Any]] = []  # img2img's line, table and refresh button, likewise
 refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
@@ -45,25 +48,33 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             elem_id=f"{tab}_dode_scale",
         )
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
-        if not is_img2img:
-            with gr.Row():
-                once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
-                button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
-                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
-            status = gr.HTML("", elem_id="txt2img_dode_status")
-            cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
-            seen = [status, cancel, table, line]
-            panel.lines.append(line)
-            pending.update(buttons=(button, once), seen=seen, refresh=refresh)
-        else:
-            image_lines.append((line, table, refresh))
+        controls = None if is_img2img else distill_controls(gr)
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
         )
-    panel.menus.append(table)
+    if tab not in on_page:
+        on_page.add(tab)
+        panel.menus.append(table)
+        if controls is None:
+            image_lines.append((line, table, refresh))
+        else:
+            buttons, status, cancel = controls
+            panel.lines.append(line)
+            pending.update(buttons=buttons, seen=[status, cancel, table, line], refresh=refresh)
     script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
     script.paste_field_names = []
     return [table, scale]
+
+
+def distill_controls(gr: Any) -> tuple[tuple[Any, Any], Any, Any]:
+    """(buttons: for just what is set, and for any steps; status; the button that cancels)."""
+    with gr.Row():
+        once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
+        button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
+        cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
+    status = gr.HTML("", elem_id="txt2img_dode_status")
+    cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
+    return (button, once), status, cancel
 
 
 def tool_button(gr: Any, elem_id: str) -> Any:
@@ -146,6 +157,7 @@ def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
     captured.widgets.clear()
     captured.image_widgets.clear()
+    on_page.clear()
     image_lines.clear()
     panel.menus.clear()
     panel.lines.clear()

@@ -52,7 +52,7 @@ def tabs() -> list[tuple[Any, str, str]]:
         known = captured.names()
         inputs += captured.components()
         seen = [status, plot, gallery, cancel, line, *lines, *tables, *menus]
-        wire(button, watched(known, len(tables) + len(menus)), inputs, seen)
+        wire(button, watched(known, len(lines), len(menus)), inputs, seen)
         wire(timing, timed(known), inputs, [status, cancel, line])
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
         for each in inputs:
@@ -109,8 +109,10 @@ def list_of_tables(gr: Any) -> list[Any]:
             delete = gr.Button("Delete", elem_id="dode_delete")
         said = gr.HTML("", elem_id="dode_said")
 
+    count = len(menus)
+
     def after(text: str) -> list[Any]:
-        return [text, listing.overview(), listing.choices(gr), *refreshed(gr, len(menus))]
+        return [text, listing.overview(), listing.choices(gr), *refreshed(gr, count)]
 
     def on_delete(line: str | None) -> list[Any]:
         return after(error_line(listing.delete(line)) if line else "Choose a table first.")
@@ -130,7 +132,7 @@ def refreshed(gr: Any, count: int) -> list[Any]:
     return [gr.update(choices=options.menu()) for _ in range(count)]
 
 
-def watched(known: list[str], menus_and_list: int) -> Any:
+def watched(known: list[str], line_count: int, menu_count: int) -> Any:
     """The Distill button: [status, plot, pictures, cancel, cost, line, overview, menu, menus ...].
 
     The line is that of the accordion, where there is one.
@@ -139,15 +141,12 @@ def watched(known: list[str], menus_and_list: int) -> Any:
 
     def start(*values: Any) -> Iterator[list[Any]]:
         for status, picture, pictures, runs in begin_and_watch(lambda: request_of(known, values)):
-            lists: list[Any] = [gr.update()] * menus_and_list
+            after: list[Any] = [gr.update()] * (1 + line_count + 2 + menu_count)
             if not runs:
-                lists = [listing.overview(), listing.choices(gr)]
-                lists += refreshed(gr, menus_and_list - 2)
-            price = gr.update() if runs else cost_line(known, values)
-            applies: list[Any] = [gr.update()] * len(lines)
-            if not runs:
-                applies = [now.shown(captured.settings(known, values[OWN:])) for _ in lines]
-            yield [status, picture, pictures, gr.update(visible=runs), price, *applies, *lists]
+                applies = now.shown(captured.settings(known, values[OWN:]))
+                after = [cost_line(known, values), *[applies] * line_count]
+                after += [listing.overview(), listing.choices(gr), *refreshed(gr, menu_count)]
+            yield [status, picture, pictures, gr.update(visible=runs), *after]
 
     return start
 

@@ -269,6 +269,7 @@ def test_distill_in_the_browser(page: Any) -> None:
     page.wait_for_selector("#dode_plot img")
     page.wait_for_selector("#dode_gallery img")
     assert page.locator("#dode_gallery img").count() >= 3
+    assert page.locator("#txt2img_dode_table input").first.input_value() == "Automatic"
 
 
 def test_cancel_in_the_browser(page: Any) -> None:
@@ -294,7 +295,7 @@ def test_generate_and_paste_in_the_browser(page: Any, tables: list[dict[str, Any
         timeout=PATIENCE * 1000,
     )
     text = page.inner_text("#html_info_txt2img")
-    assert "Sampler: D-ODE" in text
+    assert "Sampler: D-ODE" in text and "D-ODE match: exact" in text
     mine = tables[1]["id"]
     infotext = (
         "a blue fox\nSteps: 4, Sampler: D-ODE, Schedule type: Karras, CFG scale: 5, Seed: 1, "
