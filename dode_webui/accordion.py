@@ -59,7 +59,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             image_lines.append((line, table, refresh))
         else:
             buttons, status, cancel = controls
-            panel.lines.append(line)
+            panel.lines.append((line, table))
             pending.update(buttons=buttons, seen=[status, cancel, table, line], refresh=refresh)
     script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
     script.paste_field_names = []

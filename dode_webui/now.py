@@ -78,7 +78,9 @@ def described(found: Choice | str) -> str:
         return ""
     between = " between two cfgs" if found.resolution.between_cfgs else ""
     kind = WORDS.get(found.resolution.kind, "table")
-    return "; ".join([f"{kind}{between}", *found.doubts])
+    exact = found.resolution.kind == "exact" and not between
+    worth = found.resolution.table.worth if exact else ""
+    return "; ".join(filter(None, [f"{kind}{between}", worth, *found.doubts]))
 
 
 def nothing(found: Choice | str) -> str:

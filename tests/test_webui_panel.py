@@ -36,6 +36,7 @@ from dode_webui import (
 from dode_webui.options import AUTOMATIC
 
 ROOT = Path(__file__).resolve().parent.parent
+EXACT = "exact table; 50% closer to the many-step image than plain DDIM"  # of a made-up table
 HOST_WIDGETS = {
     captured.PROMPT: "a fox", captured.NEGATIVE: "", captured.CFG: 2.0, captured.WIDTH: 64,
     captured.HEIGHT: 64, captured.STEPS: 4,
@@ -146,8 +147,14 @@ def test_what_is_built_for_its_defaults_alone_is_wired_to_nothing(
     assert answer["dode_overview"].startswith("<table")
     for name in ("txt2img_dode_table", "img2img_dode_table"):
         assert set(answer[name]) == {"__type__", "choices"}, "what is chosen stays"
-    ((_, _, outputs),) = of(built[: len(shown)], "dode_delete").events
-    assert len(of(shown, "dode_delete").events[0][0](None)) == len(outputs)
+    ((delete, inputs, outputs),) = of(shown, "dode_delete").events
+    line = options.menu()[-1]
+    given = [*TXT2IMG, line]  # the very table is chosen in txt2img as well
+    assert len(inputs) == 1 + len(given)
+    answer = dict(
+        zip([each.options["elem_id"] for each in outputs], delete(line, *given), strict=True)
+    )
+    assert "the chosen table is not here" in answer["txt2img_dode_now"]
 
 
 def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> None:
@@ -212,14 +219,14 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     keep(webui, made_up("ddim", main, model_fingerprint=mark, cfg=2.0))
     (show,) = {fn for fn, _, _ in of_kind(inputs, captured.STEPS).changes}
     line = show(*given)
-    assert "exact table. Hires pass (6 steps at denoise 0.5): no table" in line
+    assert f"{EXACT}. Hires pass (6 steps at denoise 0.5): no table" in line
     assert f"{sampling.ANY} serves both passes" in line and f"{sampling.ANY}: at most" in line
     note = webui.txt2img(6, name, **how).extra_generation_params["D-ODE hires note"]
     assert note.startswith("The hires pass (6 steps at denoise 0.5) has no table")
     assert sampling.ANY in note
     *_, (status, _, _, after) = run(*given)
     assert "error" not in status
-    assert "exact table. Hires pass (6 steps at denoise 0.5): distilled once" in after
+    assert f"{EXACT}. Hires pass (6 steps at denoise 0.5): distilled once" in after
     assert "any steps and schedule, img2img and hires too, cfg 2" in status
     assert "any steps, cfg 2" in listing.overview()
     (entry, *_) = listing.lines()
@@ -373,11 +380,11 @@ def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> 
         return now.line({**settings, **changes, "table": table})
 
     entry = next(line for line in options.menu() if line.startswith("6 steps"))
-    assert ": exact table." in said(AUTOMATIC) and "chosen table (exact table)" in said(entry)
+    assert f": {EXACT}." in said(AUTOMATIC) and "chosen table (exact table)" in said(entry)
     assert "set to &quot;None&quot;, so plain DPM++ 2M runs" in said(options.NONE)
     assert "cannot serve this run" in said(entry, steps=40)
     assert "the chosen table is not here, so plain" in said("0badc0de")
-    assert ": exact table." in said(f"{options.INSTEAD}0badc0de")
+    assert f": {EXACT}." in said(f"{options.INSTEAD}0badc0de")
 
 
 def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
@@ -435,7 +442,8 @@ def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
     facts |= {"samples_fit": 12, "samples_holdout": 4, "latent_shape": (4, 8, 8)}
     keep(webui, *(made_up("ddim", cfg=c, **facts) for c in (2.0, 7.0)))
     tab(webui, built)
-    assert "50% of the plain solver" in of(built, "dode_overview").args[0]
+    said = of(built, "dode_overview").args[0]
+    assert "50% closer to the many-step image than plain DDIM" in said
     line = next(each for each in listing.lines() if "cfg 7" in each)
     ((export, _, outputs),) = of(built, "dode_export").events
     said = export(line)
