@@ -55,7 +55,8 @@ def test_what_was_measured_decides_where_nothing_was() -> None:
     assert not wary.table(9).lambdas.any()
     alone = replace(off, built_in=None)  # what ended far above says nothing of built-in rows
     assert replace(wary, measured=(alone,)).table(9).lambdas.any()
-    assert wary.optimism(wary.table(9)) == 1000
+    assert wary.optimism(found.table(9)) == 1000
+    assert wary.optimism(wary.table(9)) == 1.0
 
 
 def test_the_nearest_measured_run_is_of_the_same_kind() -> None:

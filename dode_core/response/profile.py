@@ -119,10 +119,13 @@ class Profile:
     def optimism(self, table: LambdaTable) -> float:
         """Measured over expected error in the measured run that is most like a table's, at least 1.
 
-        What is expected of a run that was chosen for its expectation is too low.
+        What is expected of a run that was chosen for its expectation is too low; of built-in rows,
+        which were not, less so.
         """
         found = nearest(self.measured, table.steps, self._is_whole(table))
-        return 1.0 if found is None else found.optimism
+        if found is None:
+            return 1.0
+        return found.optimism if bool(table.lambdas.any()) else found.built_in_optimism
 
     def _is_whole(self, table: LambdaTable) -> bool:
         return float(table.sigmas[0]) > self.sigma_max * (1 - 1e-3)
