@@ -12,10 +12,16 @@ from .errors import DodeError
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print what a table file holds."""
+    """Print what a table file, or a profile, holds."""
     from .report import text_table
+    from .response.profile import SUFFIX, Profile
     from .tables.table import load_tables
 
+    if args.file.endswith(SUFFIX):
+        profile = Profile.load(args.file)
+        print(f"{args.file}: {profile.model_name or '?'}  {profile.model_fingerprint}".rstrip())
+        print(profile.describe().replace("; ", "\n    "))
+        return
     tables = load_tables(args.file)
     print(f"{args.file}: {len(tables)} table{'s' * (len(tables) != 1)}")
     for i, table in enumerate(tables):
@@ -76,7 +82,9 @@ def demo(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dode_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("inspect", help="print the tables of a file")
+    one = commands.add_parser(
+        "inspect", help="print the tables of a file, or what a profile is for"
+    )
     one.add_argument("file")
     one.set_defaults(run=inspect)
     one = commands.add_parser("plot", help="draw the tables of a file as PNG")

@@ -54,14 +54,24 @@ def tables(case: str, samples: int) -> list[dode.LambdaTable]:
     return [dode.distill(Model(case), x, karras(6), **FULL, **options)]
 
 
+def profile() -> dode.Profile:
+    args = {"mark": torch.arange(12.0)}
+    x = randn(12, *SHAPE) * 15.0
+    how: dict[str, Any] = {"extra_args": args, "parametrization": "ve", "batch_size": 3}
+    return dode.calibrate(Model("profile"), x, 15.0, 0.02, **how)
+
+
 def main(*cases: str) -> int:
     try:
         with distributed.ranks():
             for case in cases:
-                found = tables(case, 3 if case == "few" else 16)
+                found = profile() if case == "profile" else tables(case, 3 if case == "few" else 16)
                 distributed.all_well()
                 if distributed.rank() == 0:
-                    dode.save_tables(f"{case}.dode.json", found)
+                    if isinstance(found, dode.Profile):
+                        found.save(f"{case}.dode-profile")
+                    else:
+                        dode.save_tables(f"{case}.dode.json", found)
     except dode.DodeError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1

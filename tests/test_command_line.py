@@ -39,6 +39,31 @@ def test_plot(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             assert picture.width > 600 and len(picture.convert("L").getcolors(256) or []) > 50
 
 
+def test_a_profile_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made once, beside where tables go; what is there is not made again; inspected."""
+    monkeypatch.chdir(tmp_path)
+    command = ["distill", "--demo", "emoji_flow", "--any-steps", "--cfg", "2", "--samples", "8"]
+    command += ["--budget", "60", "--device", "cpu"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    file = tmp_path / "emoji_flow.cfg2.dode-profile"
+    assert first.startswith("emoji_flow.cfg2.dode-profile: made in ")
+    made = dode.Profile.load(file)
+    assert made.cfg == 2 and made.model_name == "emoji_flow" and made.evaluations <= 60
+    assert made.describe() in first
+    before = file.stat().st_mtime_ns
+    assert main(command) == 0
+    assert "was there" in capsys.readouterr().out and file.stat().st_mtime_ns == before
+    assert main(["inspect", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "emoji_flow" in out and "any steps, cfg 2, from sigma 1 to 0.0" in out
+    few = ["distill", "--demo", "emoji_flow", "--any-steps", "--samples", "4"]
+    assert main(few) == 1
+    assert "4 samples are too few" in capsys.readouterr().err
+
+
 def test_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("inspect", "plot"):
         assert main([command, str(tmp_path / "none.dode.json")]) == 1

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2, 4)}
     for ranks, folder in folders.items():
         run = alone if ranks == 1 else partial(torchrun, ranks)
-        done = run(SCRIPT, *CASES, folder=folder)
+        done = run(SCRIPT, *CASES, "profile", folder=folder)
         assert done.returncode == 0, done.stderr[-2000:]
     return folders
 
@@ -62,6 +62,21 @@ def test_the_same_table_as_one_process(case: str, ranks: int, made: dict[int, Pa
         assert a.errors and b.errors
         for name in ("plain_fit", "distilled_fit", "plain_holdout", "distilled_holdout"):
             assert getattr(a.errors, name) == pytest.approx(getattr(b.errors, name), rel=1e-9)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_same_profile_as_one_process(ranks: int, made: dict[int, Path]) -> None:
+    """Whose tables are then the same as well, as far as sums in another order allow."""
+    ours, theirs = (dode.Profile.load(made[n] / "profile.dode-profile") for n in (ranks, 1))
+    assert ours.evaluations == theirs.evaluations
+    assert len(ours.measured) == len(theirs.measured) > 3
+    for a, b in zip(ours.measured, theirs.measured, strict=True):
+        assert (a.steps, a.start, a.name) == (b.steps, b.start, b.name)
+        assert a.measured == pytest.approx(b.measured, rel=1e-3)
+    a, b = ours.table(5), theirs.table(5)
+    torch.testing.assert_close(a.sigmas, b.sigmas, rtol=1e-3, atol=1e-6)
+    assert a.errors and b.errors
+    assert a.errors.distilled_fit == pytest.approx(b.errors.distilled_fit, rel=1e-3)
 
 
 def test_a_process_that_dies(tmp_path: Path) -> None:

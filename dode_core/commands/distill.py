@@ -33,6 +33,12 @@ def add(commands: Any) -> None:
     source.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt")
     source.add_argument("--size", metavar="WxH", help="in pixels (default: the model's own)")
     table = one.add_argument_group("tables")
+    table.add_argument(
+        "--any-steps",
+        action="store_true",
+        help="one profile for any number of steps, start and schedule; of the options below only "
+        "--cfg, --budget (default: 64), --out and --again count",
+    )
     table.add_argument("--solver", default="ddim", help="names with commas, or all (default: ddim)")
     table.add_argument("--steps", default="8", help="8, or 4,6,8, or 4-10 (default: 8)")
     table.add_argument(
@@ -68,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
     with distributed.ranks(args.backend):
         for i, source in enumerate(sources):
             try:
-                _one(f"[{i + 1}/{len(sources)}] ", source, plan, wanted, args.out)
+                one = _profile if args.any_steps else _one
+                one(f"[{i + 1}/{len(sources)}] ", source, plan, wanted, args.out)
             except DodeError as error:
                 if len(sources) == 1 or distributed.size() > 1:
                     raise
@@ -95,6 +102,21 @@ def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> No
     _say(f"{file}: {len(made)} tables made, {there} were there ({seconds:.0f} s)")
     for table in made:
         _say(f"  {table.describe()}")
+
+
+def _profile(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> None:
+    """Load, calibrate, save and report one checkpoint, for any number of steps."""
+    from ..offline.profiles import profile_checkpoint, profile_path
+    from ..offline.sources import load
+
+    began = time.monotonic()
+    loaded = load(source, wanted)
+    file = Path(out) if out else profile_path(loaded, plan.cfg)
+    with Bar(label + loaded.name) as bar:
+        profile, made = profile_checkpoint(loaded, plan, file, bar.progress)
+    what = f"made in {time.monotonic() - began:.0f} s" if made else "was there"
+    _say(f"{file}: {what}")
+    _say(f"  {profile.describe()}")
 
 
 def _read(args: argparse.Namespace) -> tuple[list[str], Any, Any]:

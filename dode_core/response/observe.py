@@ -143,7 +143,8 @@ class Observer:
         mean = torch.zeros(self.shape, dtype=torch.float64)
         for channel, value in enumerate(self.mean or ()):
             mean[channel] = value
-        total: Tensor | None = None
+        size = 2 * len(self.trajectories[0].sigmas) + 2 + sum(run.plan.stages for run in runs)
+        total = torch.zeros(self.bands.count, size, size, dtype=torch.float64)
         mine = distributed.mine(weights, sum(len(t.final) for t in self.trajectories))
         number = 0
         for p, trajectory in enumerate(self.trajectories):
@@ -151,10 +152,8 @@ class Observer:
                 vectors = [x[row] for x in trajectory.x] + [s[row] for s in trajectory.slope]
                 vectors += [trajectory.final[row], mean]
                 vectors += [outputs[p][row] for run in runs for outputs in run.outputs]
-                part = self.bands.grams(vectors) * mine[number]
-                total = part if total is None else total + part
+                total += self.bands.grams(vectors) * mine[number]
                 number += 1
-        assert total is not None
         return distributed.total(total) / (float(weights.sum()) * mean.numel())
 
 

@@ -135,6 +135,18 @@ class Profile:
         ahead = None if start else look_of(self.looks, steps)
         return Designer(self.response, self.weight).own(steps, start, ahead)
 
+    def describe(self) -> str:
+        """One line: what it is for, what it took, and what was measured of it."""
+        cfg = "" if self.cfg is None else f", cfg {self.cfg:g}"
+        samples = self.samples_fit + self.samples_holdout
+        text = f"any steps{cfg}, from sigma {self.sigma_max:.4g} to {self.sigma_min:.4g}; "
+        text += f"{samples} samples, {self.evaluations:.0f} evaluations each"
+        for each in self.measured:
+            start = "" if each.start is None else f" from {each.start:.3g}"
+            text += f"; {each.steps} steps{start}: error {each.measured:.3g}"
+            text += f", {each.name} {each.built_in:.3g}" if each.built_in is not None else ""
+        return text
+
     def save(self, path: str | Path) -> None:
         """Write the profile; the file is replaced atomically. See docs/profile-format.md."""
         files.rewrite(path, lambda name, raw: dump_profile(self))

@@ -1,0 +1,68 @@
+"""A profile for one checkpoint after the other; what is there already is not made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..calibration import QUICK_BUDGET, calibrate
+from ..errors import CalibrationError, DodeError
+from ..fit import distributed
+from ..fit.guarded import Progress
+from ..response.profile import SUFFIX, Profile
+from ..shelf import StoredProfile, find_same_profile, load_profile, stamped_profile
+from ..tables import files
+from .batch import Plan
+from .loading import Loaded
+
+LEAST_SAMPLES = 8
+
+
+def profile_path(loaded: Loaded, cfg: float) -> Path:
+    """Where the profile of a checkpoint at one cfg goes when nobody says: beside its tables."""
+    stem = loaded.file.name.removesuffix(files.SUFFIX)
+    return loaded.file.with_name(f"{stem}.cfg{cfg:g}{SUFFIX}")
+
+
+def profile_checkpoint(
+    loaded: Loaded, plan: Plan, file: Path, progress: Progress | None = None
+) -> tuple[Profile, bool]:
+    """Make and save the profile that serves any number of steps, unless ``file`` is one already.
+
+    (the profile, whether it was made now). Process 0 writes. Raises :class:`DodeError`.
+    """
+    if plan.samples < LEAST_SAMPLES:
+        raise CalibrationError(
+            f"{plan.samples} samples are too few to serve any number of steps; use "
+            f"{LEAST_SAMPLES} or more."
+        )
+    there = None if plan.again else _there(loaded, plan, file)
+    if there is not None:
+        return there, False
+    profile = calibrate(
+        loaded.model,
+        loaded.noise(plan.samples, plan.seed),
+        loaded.high,
+        loaded.low,
+        extra_args=loaded.conditions(plan.samples, plan.cfg),
+        parametrization=loaded.parametrization,
+        holdout=plan.holdout,
+        budget=plan.budget or QUICK_BUDGET,
+        progress=progress,
+        batch_size=plan.batch_size,
+    )
+    profile = stamped_profile(profile, loaded.identity, plan.cfg, plan.seed)
+    distributed.all_well()
+    if distributed.rank() == 0:
+        profile.save(file)
+    return profile, True
+
+
+def _there(loaded: Loaded, plan: Plan, file: Path) -> Profile | None:
+    """The profile in the file, where it is of this checkpoint, cfg and size."""
+    try:
+        stored = StoredProfile(load_profile(file), file)
+    except (OSError, DodeError):
+        return None  # not there, or it is to be replaced
+    shape = tuple(loaded.shape)
+    found = find_same_profile([stored], loaded.identity, plan.cfg, shape)
+    return None if found is None else found.profile
