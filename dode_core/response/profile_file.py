@@ -202,6 +202,8 @@ def _read_about(about: Any) -> dict[str, Any]:
 
 def _measured(value: Any) -> Measured:
     names = {"steps", "start", "predicted", "measured", "built_in", "built_in_predicted", "name"}
+    if isinstance(value, dict):  # the first profiles did not have it
+        value = {"built_in_predicted": None, **value}
     strict_json.keys(value, names, "it")
     maybe = strict_json.optional(_positive)
     return Measured(
