@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.response.profile import Profile
-from ...dode_core.shelf import StoredProfile, closer, optimism, table_for
+from ...dode_core.shelf import StoredProfile, closer, table_for
 from ...dode_core.tables.fields import PEER_LABELS
 from ...dode_core.tables.table import LambdaTable
 from ...dode_core.worth import compared_runs, measured_worth, peer_name
@@ -101,7 +101,7 @@ def curves(
 
     Ours are raised by as much as held-out samples ended above what was expected of them.
     """
-    ours = {each.steps: profile.expected(each) * optimism(profile, each) for each in tables}
+    ours = {each.steps: profile.expected(each) * profile.optimism(each) for each in tables}
     found = {"D-ODE": ours}
     for solver in PEERS:
         name = PEER_LABELS[solver]
