@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,14 @@ from dode_core.match.scale import MAX_SCALE
 from . import captured, host, now, options, panel, samplers, sampling, watching
 from .request import Request
 
+# Tabs that are built. The HTTP API builds every script's widgets again, for their defaults alone:
+# those are never on a page, and nothing is wired to them.
+on_page: set[str] = set()
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
+image_lines: list[tuple[Any, Any, Any]] = []  # img2img's line, table and refresh button, likewise
+refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
+
+ALWAYS_OF_IMAGE = (captured.PROMPT, captured.CFG, captured.STEPS, captured.DENOISE)
 
 
 def build(script: Any, is_img2img: bool) -> list[Any]:
@@ -21,7 +28,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
 
     tab = "img2img" if is_img2img else "txt2img"
     with gr.Accordion(samplers.NAME, open=False, elem_id=f"{tab}_dode"):
-        line = None if is_img2img else gr.HTML("", elem_id="txt2img_dode_now")
+        line = gr.HTML("", elem_id=f"{tab}_dode_now")
         with gr.Row():
             table = gr.Dropdown(
                 options.menu(),
@@ -41,23 +48,33 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             elem_id=f"{tab}_dode_scale",
         )
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
-        if not is_img2img:
-            with gr.Row():
-                once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
-                button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
-                cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
-            status = gr.HTML("", elem_id="txt2img_dode_status")
-            cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
-            seen = [status, cancel, table, line]
-            panel.lines.append(line)
-            pending.update(buttons=(button, once), seen=seen, refresh=refresh)
+        controls = None if is_img2img else distill_controls(gr)
         refresh.click(
             fn=lambda: gr.update(choices=options.menu()), inputs=[], outputs=[table], queue=False
         )
-    panel.menus.append(table)
+    if tab not in on_page:
+        on_page.add(tab)
+        panel.menus.append(table)
+        if controls is None:
+            image_lines.append((line, table, refresh))
+        else:
+            buttons, status, cancel = controls
+            panel.lines.append((line, table))
+            pending.update(buttons=buttons, seen=[status, cancel, table, line], refresh=refresh)
     script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
     script.paste_field_names = []
     return [table, scale]
+
+
+def distill_controls(gr: Any) -> tuple[tuple[Any, Any], Any, Any]:
+    """(buttons: for just what is set, and for any steps; status; the button that cancels)."""
+    with gr.Row():
+        once = gr.Button(sampling.ANY, elem_id="txt2img_dode_any")
+        button = gr.Button(now.DISTILL, elem_id="txt2img_dode_distill")
+        cancel = gr.Button("Cancel", elem_id="txt2img_dode_cancel", visible=False)
+    status = gr.HTML("", elem_id="txt2img_dode_status")
+    cancel.click(fn=watching.cancel_running, inputs=[], outputs=[], queue=False)
+    return (button, once), status, cancel
 
 
 def tool_button(gr: Any, elem_id: str) -> Any:
@@ -75,6 +92,11 @@ def capture(component: Any, elem_id: str | None) -> None:
     if pending and captured.complete():
         connect(**pending)
         pending.clear()
+    if image_lines and captured.complete(ALWAYS_OF_IMAGE, captured.image_widgets):
+        connect_image(*image_lines.pop())
+    if elem_id == captured.INFO:  # comes last; with an image the model, and its sigmas, are there
+        for refresh in refreshing:
+            refresh(component)
 
 
 def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
@@ -84,7 +106,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
     """
     import gradio as gr
 
-    known, inputs = captured.names(), captured.components()
+    known, inputs = captured.names(), [*captured.components(), seen[2]]
 
     def start(once: bool, *values: Any) -> Iterator[list[Any]]:
         """Distill; the D-ODE tab has the pictures."""
@@ -98,13 +120,27 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
             yield [said, gr.update(visible=runs), menu, applies]
 
     def show(*values: Any) -> str:
-        return now.shown(captured.settings(known, values))
+        return now.shown({**captured.settings(known, values), "table": values[-1]})
 
     for once, button in enumerate(buttons):
         watching.wire(button, partial(start, bool(once)), inputs, seen)
     for each in inputs:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
+    refreshing.append(lambda widget: watching.live(widget, show, inputs, [seen[-1]]))
+
+
+def connect_image(line: Any, table: Any, refresh: Any) -> None:
+    """The line of img2img, whose runs are parts of a schedule."""
+    where = captured.image_widgets
+    known, inputs = captured.names(where), [*captured.components(where), table]
+
+    def show(*values: Any) -> str:
+        return now.line({**captured.of_image(known, values), "table": values[-1]})
+
+    for each in inputs:
+        watching.live(each, show, inputs, [line])
+    refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -120,8 +156,12 @@ def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> 
 def reset() -> None:
     """Called before the host builds its UI, again on "Reload UI": old widgets are forgotten."""
     captured.widgets.clear()
+    captured.image_widgets.clear()
+    on_page.clear()
+    image_lines.clear()
     panel.menus.clear()
     panel.lines.clear()
+    refreshing.clear()
     pending.clear()
 
 

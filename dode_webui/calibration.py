@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode_core.fit.few_step import already_few_step
+from dode_core.fit import few_step
 from dode_core.fit.peers import PEERS
+from dode_core.fit.steady import EVALUATIONS as STEADY
 from dode_core.fit.steady import check_steady
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
@@ -90,12 +91,15 @@ class HiddenSampler:
         """
         grid = min(grids, key=len)
         kind = infer_parametrization(model, grid)
-        asked = Watched(Rows(model, extra_args, grids), self.progress)
+        few = few_step.calls(len(grid) - 1, self.request.samples, self.batch_size)
+        most = STEADY + (few if grid[-1] == 0 else 0)
+        asked = Watched(Rows(model, extra_args, grids), self.progress, most)
         noise = self.noise(x, start_scale(grid[0], kind))
         args = {"rows": torch.arange(self.request.samples) % len(x)}
         check_steady(asked, noise, grid[0], kind, args)
         if grid[-1] == 0:
-            self.note = already_few_step(asked, noise, grid, kind, args, batch_size=self.batch_size)
+            said = few_step.already_few_step
+            self.note = said(asked, noise, grid, kind, args, batch_size=self.batch_size)
 
     def _distill(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]

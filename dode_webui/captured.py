@@ -13,41 +13,56 @@ SCHEDULER, SAMPLER = "txt2img_scheduler", "txt2img_sampling"
 DISTILLED = "txt2img_distilled_cfg_scale"  # Forge and its kin: a shift for most flow models
 HIRES, HIRES_STEPS = "txt2img_hr-checkbox", "txt2img_hires_steps"
 DENOISE = "txt2img_denoising_strength"  # of the hires pass
+HIRES_CFG, HIRES_DISTILLED = "txt2img_hr_cfg", "txt2img_hr_distilled_cfg"  # where it has its own
+HIRES_SAMPLER, HIRES_SCHEDULER, SAME = "hr_sampler", "hr_scheduler", "Use same "
+# A text about the images, anew with them. No HTML would do: in gradio 4.40 its changes never end.
+INFO = "generation_info_txt2img"
 CAPTURED = (PROMPT, NEGATIVE, CFG, WIDTH, HEIGHT, STEPS)  # every host has these
-OPTIONAL = (SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE)
+OPTIONAL = (
+    SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE, HIRES_CFG, HIRES_DISTILLED,
+    HIRES_SAMPLER, HIRES_SCHEDULER,
+)  # fmt: skip
 # What is taken where a host names its widgets otherwise.
 FALLBACKS: dict[str, Any] = {
     PROMPT: "", NEGATIVE: "", CFG: 7.0, WIDTH: 512, HEIGHT: 512, STEPS: 8, SCHEDULER: "Automatic",
     SAMPLER: "", DISTILLED: None, HIRES: False, HIRES_STEPS: 0, DENOISE: 0.0,
+    HIRES_CFG: None, HIRES_DISTILLED: None, HIRES_SAMPLER: "", HIRES_SCHEDULER: "",
 }  # fmt: skip
 
-widgets: dict[str, Any] = {}  # by elem_id, anew with every UI
+OF_IMAGE = (PROMPT, CFG, STEPS, SCHEDULER, SAMPLER, DISTILLED, DENOISE)  # img2img has these too
+
+Widgets = dict[str, Any]
+widgets: Widgets = {}  # by elem_id, anew with every UI
+image_widgets: Widgets = {}  # those of img2img under the names that txt2img has for the same
 
 
 def capture(component: Any, elem_id: str | None) -> None:
     """Called after every component that the host builds."""
     if elem_id in FALLBACKS:
         widgets[str(elem_id)] = component
+    same = str(elem_id).replace("img2img_", "txt2img_", 1)
+    if same != elem_id and same in OF_IMAGE:
+        image_widgets[same] = component
 
 
-def complete() -> bool:
+def complete(wanted: Sequence[str] = CAPTURED, where: Widgets = widgets) -> bool:
     """Whether all that every host has is there."""
-    return all(name in widgets for name in CAPTURED)
+    return all(name in where for name in wanted)
 
 
-def names() -> list[str]:
+def names(where: Widgets = widgets) -> list[str]:
     """The widgets that there are, in the order in which :func:`components` gives them."""
-    return [name for name in FALLBACKS if name in widgets]
+    return [name for name in FALLBACKS if name in where]
 
 
-def components() -> list[Any]:
+def components(where: Widgets = widgets) -> list[Any]:
     """The inputs of an event that wants to know what is set in txt2img."""
-    return [widgets[name] for name in names()]
+    return [where[name] for name in names(where)]
 
 
 def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """What is set in txt2img: what a request takes (:func:`of_request`), the sampling method, and
-    ``hires``, (steps, denoise) of the hires pass or None where it is off.
+    ``hires``, what is different in the hires pass, or None where it is off.
     """
     found = {**FALLBACKS, **dict(zip(known, values, strict=False))}
     distilled, sampler = found[DISTILLED], str(found[SAMPLER] or "")
@@ -68,12 +83,28 @@ def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def hires(found: dict[str, Any]) -> tuple[int, float] | None:
-    """Steps and denoise of the hires pass; no steps of its own means those of the main pass."""
+def hires(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings of the hires pass that differ from the main one's, and its ``denoise``.
+
+    No steps of its own means those of the main pass.
+    """
     denoise = float(found[DENOISE] or 0)
     if not found[HIRES] or not denoise:
         return None
-    return int(found[HIRES_STEPS] or found[STEPS]), denoise
+    own: dict[str, Any] = {"denoise": denoise, "steps": int(found[HIRES_STEPS] or found[STEPS])}
+    for name, widget in (("cfg", HIRES_CFG), ("distilled_cfg_scale", HIRES_DISTILLED)):
+        if found[widget] is not None:
+            own[name] = float(found[widget])
+    for name, widget in (("sampler", HIRES_SAMPLER), ("scheduler", HIRES_SCHEDULER)):
+        if found[widget] and not str(found[widget]).startswith(SAME):
+            own[name] = str(found[widget])
+    return own
+
+
+def of_image(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """What is set in img2img: :func:`settings`, and the ``denoise`` that says which part runs."""
+    found = dict(zip(known, values, strict=False))
+    return {**settings(known, values), "denoise": float(found[DENOISE] or 0)}
 
 
 def of_request(settings: dict[str, Any]) -> dict[str, Any]:

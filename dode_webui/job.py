@@ -54,8 +54,10 @@ class Clock:
         if not self.total:
             return "preparing"
         left = self.left()
-        estimate = "measuring the time" if left is None else f"at most {duration(left)} left"
-        return f"{self.part}: {self.done} of at most {self.total} model calls, {estimate}"
+        ends = (
+            "measuring the time" if left is None else f"at most {duration(left)} left in this part"
+        )
+        return f"{self.part}: {self.done} of at most {self.total} model calls, {ends}"
 
 
 def duration(seconds: float) -> str:

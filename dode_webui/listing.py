@@ -13,6 +13,9 @@ from dode_core.tables.presets import EXPORTS, export_table
 from dode_core.tables.removal import remove_tables
 
 from . import host, options
+from .request import Request
+
+ENOUGH = Request.samples  # as the tab begins with: a quarter of them is held out
 
 
 def stored() -> list[Stored]:
@@ -36,21 +39,20 @@ def overview() -> str:
         )
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     for each in profiles():
-        cells = (profile_line(each), "any", "by its run", library.shown(each.file), "profile")
+        cells = (profile_line(each), "any", "by each run", library.shown(each.file), "profile")
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     if not rows:
         return "<p>No tables for this checkpoint yet.</p>"
-    head = "".join(f"<th>{name}</th>" for name in ("for", "solver", "error left", "file", "id"))
+    head = "".join(f"<th>{name}</th>" for name in ("for", "solver", "measured", "file", "id"))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"<table class='dode-tables'><tr>{head}</tr>{body}</table>"
 
 
 def gain(each: Stored) -> str:
-    """The table's held-out error next to that of its own plain solver."""
-    ratio = each.table.errors.ratio if each.table.errors else None
+    """What held-out samples say of a table, in the words of the report after its distillation."""
     if not each.table.helps:
         return "no better than plain"
-    return "not measured" if ratio is None else f"{ratio:.0%} of the plain solver's"
+    return each.table.worth or "not measured"
 
 
 def profiles() -> list[StoredProfile]:
@@ -105,7 +107,8 @@ def export(line: str) -> str:
         chosen = options.chosen(line, host.library())
         made = export_table(host.own_folder().with_name(EXPORTS), chosen.file, chosen.table)
     except DodeError as error:
-        return str(error)
+        few = "held out" in str(error)
+        return f"{error} Distill it again with {ENOUGH} samples." if few else str(error)
     return f"Exported to {made}, listed in its index.json."
 
 

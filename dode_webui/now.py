@@ -12,7 +12,7 @@ from dode_core.errors import DodeError
 from dode_core.match.best import Choice, Query
 from dode_core.solve.noise import check_sigmas, infer_parametrization
 
-from . import captured, cost, host, samplers
+from . import captured, cost, host, options, samplers
 from .request import Request
 from .sampling import ANY
 
@@ -49,50 +49,80 @@ def line(settings: dict[str, Any]) -> str:
     if sampler and not samplers.is_ours(sampler):
         said = f"D-ODE acts when it is the sampling method; now that is {sampler}."
     else:
-        said = f"Now: {wording(settings)}{hires(settings)}"
-    return f"<div class='dode-now'>{html.escape(said)}</div>"
+        said = f"Now: {wording(settings)}"
+    return f"<div class='dode-now'>{html.escape(said + hires(settings))}</div>"
 
 
 def wording(settings: dict[str, Any]) -> str:
     """ "8 steps, cfg 6, Karras: exact table (...)" in words that are the tab's."""
-    asked = f"{settings['steps']} steps, cfg {settings['cfg']:g}, {settings['scheduler']}"
+    steps, denoise = settings["steps"], settings.get("denoise")
+    at = "" if denoise is None else f" at denoise {denoise:g}"
+    asked = f"{steps} steps{at}, cfg {settings['cfg']:g}, {settings['scheduler']}"
     try:
-        found = found_for(settings, sigmas(settings))
+        if denoise is None:
+            found = found_for(settings, sigmas(settings))
+        elif host.option("img2img_fix_steps", False):  # just as many are run, of a longer schedule
+            found = of_part(settings, int(steps / min(max(denoise, 0.01), LARGEST_PART)), steps)
+        else:
+            found = of_part(settings, steps, int(min(denoise, LARGEST_PART) * steps) + 1)
     except DodeError as error:
         return f"{asked}: {error}"
-    if isinstance(found, Choice) and found.resolution.table is not None:
-        doubts = f"; {', '.join(found.doubts)}" if found.doubts else ""
-        between = " between two cfgs" if found.resolution.between_cfgs else ""
-        return f"{asked}: {WORDS.get(found.resolution.kind, 'table')}{between}{doubts}."
-    if isinstance(found, str) and found:
-        return f"{asked}: {found}."
-    return f"{asked}: no table, so plain DPM++ 2M runs. Distill makes one."
+    return f"{asked}: {described(found) or f'{nothing(found)}. Distill makes one'}."
+
+
+def described(found: Choice | str) -> str:
+    """What there is for a run, and what is to be said about it; empty where there is nothing."""
+    if isinstance(found, str):
+        return found
+    if found.resolution.table is None:
+        return ""
+    between = " between two cfgs" if found.resolution.between_cfgs else ""
+    kind = WORDS.get(found.resolution.kind, "table")
+    exact = found.resolution.kind == "exact" and not between
+    worth = found.resolution.table.worth if exact else ""
+    return "; ".join(filter(None, [f"{kind}{between}", worth, *found.doubts]))
+
+
+def nothing(found: Choice | str) -> str:
+    """What happens then, and why what is there does not serve."""
+    why = f" ({', '.join(found.doubts)})" if isinstance(found, Choice) and found.doubts else ""
+    return f"no table{why}, so plain DPM++ 2M runs"
 
 
 def hires(settings: dict[str, Any]) -> str:
-    """What is missing for the hires pass; empty where nothing is, and where it is off."""
+    """What applies to the hires pass; empty where it is off, and for another sampling method."""
     if settings["hires"] is None:
         return ""
-    steps, denoise = settings["hires"]
-    whole = int(steps / min(denoise, LARGEST_PART))
+    of_pass = {**settings, **settings["hires"]}
+    steps, denoise = of_pass["steps"], of_pass["denoise"]
+    if of_pass["sampler"] and not samplers.is_ours(of_pass["sampler"]):
+        return ""
     try:
-        known = sigmas({**settings, "steps": whole})
-        if known is not None:
-            known = known[0][-steps - 1 :], known[1]
-        found = found_for({**settings, "steps": 0}, known)
+        found = of_part(of_pass, int(steps / min(denoise, LARGEST_PART)), steps)
     except DodeError:
         return ""
-    served = found.resolution.table is not None if isinstance(found, Choice) else bool(found)
-    if served:
-        return ""
-    return (
-        f" Hires pass ({steps} steps at denoise {denoise:g}): no table, so plain DPM++ 2M runs; "
-        f"{ANY} serves both passes."
-    )
+    own = [f"cfg {of_pass['cfg']:g}"] if of_pass["cfg"] != settings["cfg"] else []
+    own += [of_pass["scheduler"]] if of_pass["scheduler"] != settings["scheduler"] else []
+    asked = ", ".join([f"{steps} steps at denoise {denoise:g}", *own])
+    serves = f"; {ANY} serves both passes"
+    return f" Hires pass ({asked}): {described(found) or nothing(found) + serves}."
+
+
+def of_part(settings: dict[str, Any], whole: int, steps: int) -> Choice | str:
+    """:func:`found_for` the last ``steps`` steps of a schedule of ``whole`` steps."""
+    known = sigmas({**settings, "steps": whole})
+    if known is not None:
+        known = known[0][-steps - 1 :], known[1]
+    return found_for({**settings, "steps": 0}, known)  # a table of as many steps serves no part
 
 
 def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:
     """What would be chosen on known sigmas; else, in words, what there is for such a run."""
+    table = settings.get("table", options.AUTOMATIC)
+    if table == options.NONE:
+        return 'Table is set to "None", so plain DPM++ 2M runs'
+    if table != options.AUTOMATIC and not table.startswith(options.INSTEAD):
+        return of_chosen(table, known)
     who = host.identity(settings["prompt"], True, settings["distilled_cfg_scale"])
     library = host.library()
     stored, profiles = library.find(who), shelf.find_profiles(library, who)
@@ -104,6 +134,20 @@ def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:
     if any(each.table.steps == settings["steps"] for each in stored):
         return f"there is a table for {settings['steps']} steps; it is used if it fits"
     return ""
+
+
+def of_chosen(table: str, known: Known | None) -> str:
+    """What a table that was chosen by hand is for such a run, in words."""
+    try:
+        stored = options.chosen(table, host.library())
+    except DodeError:
+        return "the chosen table is not here, so plain DPM++ 2M runs"
+    if known is None:
+        return "the chosen table is used if it fits"
+    resolution = Query(*known).pick([stored.table])
+    if resolution.table is None:
+        return "the chosen table cannot serve this run; what is automatic is used"
+    return f"the chosen table ({WORDS.get(resolution.kind, resolution.kind)})"
 
 
 def sigmas(settings: dict[str, Any]) -> Known | None:

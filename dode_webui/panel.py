@@ -12,12 +12,13 @@ from . import captured, cost, distill, listing, now, options
 from .request import BEST, LIMITS, Request, parse_steps
 from .watching import begin_and_watch, cancel_running, error_line, live, wire
 
+FIRST = "Choose a table first."
 CURRENT, LIST = "of the txt2img tab", "these, one a line"
 SOLVER_MENU = {"Find the best": BEST, **{each.label: name for name, each in SOLVERS.items()}}
 OWN = 8  # widgets of the tab itself, before those of txt2img
 EFFORTS = (cost.ONCE, cost.QUICK, cost.BEST)
 menus: list[Any] = []  # the dropdowns that list tables, anew with every UI
-lines: list[Any] = []  # the line of the txt2img accordion, likewise
+lines: list[tuple[Any, Any]] = []  # the line and table of the txt2img accordion, likewise
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -33,6 +34,7 @@ def tabs() -> list[tuple[Any, str, str]]:
                 cancel = gr.Button("Cancel", elem_id="dode_cancel", visible=False)
             status = gr.HTML("", elem_id="dode_status")
             tables = list_of_tables(gr)
+        shown = [line for line, _ in lines]
         with gr.Column():
             plot = gr.Image(
                 label="Error to the converged image",
@@ -50,9 +52,9 @@ def tabs() -> list[tuple[Any, str, str]]:
                 height="auto",
             )
         known = captured.names()
-        inputs += captured.components()
-        seen = [status, plot, gallery, cancel, line, *lines, *tables, *menus]
-        wire(button, watched(known, len(tables) + len(menus)), inputs, seen)
+        inputs += [*captured.components(), *[table for _, table in lines]]
+        seen = [status, plot, gallery, cancel, line, *shown, *tables, *menus]
+        wire(button, watched(known, len(shown), len(menus)), inputs, seen)
         wire(timing, timed(known), inputs, [status, cancel, line])
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
         for each in inputs:
@@ -109,20 +111,33 @@ def list_of_tables(gr: Any) -> list[Any]:
             delete = gr.Button("Delete", elem_id="dode_delete")
         said = gr.HTML("", elem_id="dode_said")
 
-    def after(text: str) -> list[Any]:
-        return [text, listing.overview(), listing.choices(gr), *refreshed(gr, len(menus))]
+    count, known = len(menus), captured.names()
+    theirs = [*captured.components(), *[table for _, table in lines]]
+    shown = [line for line, _ in lines]
 
-    def on_delete(line: str | None) -> list[Any]:
-        return after(error_line(listing.delete(line)) if line else "Choose a table first.")
+    def after(text: str, values: Any) -> list[Any]:
+        lists = [listing.overview(), listing.choices(gr), *refreshed(gr, count)]
+        return [text, *lists, *[applying(known, values) for _ in shown]]
 
-    def on_export(line: str | None) -> list[Any]:
-        return after(error_line(listing.export(line)) if line else "Choose a table first.")
+    def on_delete(line: str | None, *values: Any) -> list[Any]:
+        return after(error_line(listing.delete(line)) if line else FIRST, values)
 
-    seen = [said, overview, chosen, *menus]
-    delete.click(fn=on_delete, inputs=[chosen], outputs=seen, queue=False)
-    export.click(fn=on_export, inputs=[chosen], outputs=seen, queue=False)
-    refresh.click(fn=lambda: after(""), inputs=[], outputs=seen, queue=False)
+    def on_export(line: str | None, *values: Any) -> list[Any]:
+        return after(error_line(listing.export(line)) if line else FIRST, values)
+
+    seen = [said, overview, chosen, *menus, *shown]
+    delete.click(fn=on_delete, inputs=[chosen, *theirs], outputs=seen, queue=False)
+    export.click(fn=on_export, inputs=[chosen, *theirs], outputs=seen, queue=False)
+    refresh.click(fn=lambda *values: after("", values), inputs=theirs, outputs=seen, queue=False)
     return [overview, chosen]
+
+
+def applying(known: list[str], theirs: Any) -> str:
+    """The line of the accordion, from txt2img's widgets and the table that is chosen there."""
+    settings = captured.settings(known, theirs)
+    if len(theirs) > len(known):
+        settings["table"] = theirs[-1]
+    return now.shown(settings)
 
 
 def refreshed(gr: Any, count: int) -> list[Any]:
@@ -130,7 +145,7 @@ def refreshed(gr: Any, count: int) -> list[Any]:
     return [gr.update(choices=options.menu()) for _ in range(count)]
 
 
-def watched(known: list[str], menus_and_list: int) -> Any:
+def watched(known: list[str], line_count: int, menu_count: int) -> Any:
     """The Distill button: [status, plot, pictures, cancel, cost, line, overview, menu, menus ...].
 
     The line is that of the accordion, where there is one.
@@ -139,15 +154,12 @@ def watched(known: list[str], menus_and_list: int) -> Any:
 
     def start(*values: Any) -> Iterator[list[Any]]:
         for status, picture, pictures, runs in begin_and_watch(lambda: request_of(known, values)):
-            lists: list[Any] = [gr.update()] * menus_and_list
+            after: list[Any] = [gr.update()] * (1 + line_count + 2 + menu_count)
             if not runs:
-                lists = [listing.overview(), listing.choices(gr)]
-                lists += refreshed(gr, menus_and_list - 2)
-            price = gr.update() if runs else cost_line(known, values)
-            applies: list[Any] = [gr.update()] * len(lines)
-            if not runs:
-                applies = [now.shown(captured.settings(known, values[OWN:])) for _ in lines]
-            yield [status, picture, pictures, gr.update(visible=runs), price, *applies, *lists]
+                applies = [applying(known, values[OWN:]) for _ in range(line_count)]
+                after = [cost_line(known, values), *applies]
+                after += [listing.overview(), listing.choices(gr), *refreshed(gr, menu_count)]
+            yield [status, picture, pictures, gr.update(visible=runs), *after]
 
     return start
 

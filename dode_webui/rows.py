@@ -31,13 +31,16 @@ class Rows:
 
 
 class Watched:
-    """A denoiser that can be cancelled at every call."""
+    """A denoiser that counts its calls, of which there will be ``most``, and can be cancelled at
+    every one.
+    """
 
-    def __init__(self, model: Rows, progress: Progress) -> None:
-        self.model, self.progress = model, progress
+    def __init__(self, model: Rows, progress: Progress, most: int) -> None:
+        self.model, self.progress, self.most, self.calls = model, progress, most, 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        self.progress(0, 0, "looking at the model")
+        self.progress(self.calls, self.most, "first look at the model")
+        self.calls += 1
         return self.model(x, sigma, **extra_args)
 
 

@@ -14,9 +14,9 @@ from dode_core.response.measured import Measured, nearest
 
 
 def test_some_runs_are_measured_beside_built_in_rows() -> None:
-    """On the same samples, by their own rows; at least a whole and a partial one."""
+    """On the same samples, by their own rows; 8 steps whatever the budget."""
     beside = [m for m in profile().measured if m.built_in is not None]
-    assert {m.start is None for m in beside} == {True, False}
+    assert 8 in [m.steps for m in beside if m.start is None]
     assert all(m.name in ("ddim", "ipndm", "deis", "dpmpp_2m") for m in beside)
     assert all(m.built_in_predicted and m.built_in for m in beside)
 
@@ -53,8 +53,10 @@ def test_what_was_measured_decides_where_nothing_was() -> None:
     off = Measured(8, None, 0.01, 10.0, 0.02, 0.02, "deis")
     wary = replace(found, measured=(off,), tables=())
     assert not wary.table(9).lambdas.any()
+    alone = replace(off, built_in=None)  # what ended far above says nothing of built-in rows
+    assert replace(wary, measured=(alone,)).table(9).lambdas.any()
+    assert wary.optimism(found.table(9)) == 1000
     assert wary.optimism(wary.table(9)) == 1.0
-    assert found.optimism(found.table(9)) >= 1.0
 
 
 def test_the_nearest_measured_run_is_of_the_same_kind() -> None:

@@ -175,6 +175,27 @@ def test_a_model_that_is_few_step_already(webui: Host) -> None:
     assert "already few-step; nothing to distil" in " ".join(running.result.summary())
 
 
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_the_first_look_is_seen(
+    webui: Host, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """It is long at many steps: the bar moves from its first call to its last."""
+    seen: list[tuple[int, int]] = []
+    update = job.Clock.update
+
+    def note(clock: job.Clock, done: int, total: int, part: str) -> None:
+        update(clock, done, total, part)
+        if part == "first look at the model":
+            seen.append((done, total))
+            assert webui.shared.state.sampling_steps == total
+
+    monkeypatch.setattr(job.Clock, "update", note)
+    assert finished(request(steps=(6,), batch_size=batch_size)).state == job.DONE
+    assert [done for done, _ in seen] == list(range(len(seen)))
+    assert {total for _, total in seen} == {len(seen)}, "just as many as were announced"
+    assert len(seen) == EVALUATIONS + 7 * 6 * 4 // batch_size
+
+
 def test_a_long_name_is_known_before_the_work(webui: Host) -> None:
     """Limits of file names are bytes: the table goes to the host's own folder at once."""
     from types import SimpleNamespace
@@ -423,7 +444,8 @@ def test_the_estimate_leaves_the_first_calls_out() -> None:
         if done == 1:
             assert clock.left() is None and "measuring" in clock.text()
     assert clock.left() == pytest.approx(50.0)
-    assert clock.text() == "part 1 of 1: 11 of at most 111 model calls, at most 50 s left"
+    said = "part 1 of 1: 11 of at most 111 model calls, at most 50 s left in this part"
+    assert clock.text() == said
     clock.update(1, 30, "part 2 of 2")
     assert clock.left() is None, "another part, other calls"
     assert [job.duration(s) for s in (0.1, 99, 100, 5000, 9000)] == [

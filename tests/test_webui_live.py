@@ -156,15 +156,20 @@ def test_grid_over_tables_and_scales(tables: list[dict[str, Any]]) -> None:
     assert any("D-ODE scale: 0.5" in text for text in texts)
 
 
+def until_it_samples(thread: threading.Thread) -> None:
+    """Until the host reports a step of what ``thread`` asked for."""
+    deadline = time.monotonic() + PATIENCE
+    progress = "/sdapi/v1/progress?skip_current_image=true"
+    while not call("GET", progress).json()["state"]["sampling_step"]:
+        thread.join(0.2)  # asking without a pause would take the processor from the sampling
+        assert time.monotonic() < deadline and thread.is_alive()
+
+
 def test_interrupt_and_what_follows() -> None:
     answers: list[dict[str, str]] = []
     thread = threading.Thread(target=lambda: answers.append(run(steps=60)[0]))
     thread.start()
-    deadline = time.monotonic() + PATIENCE
-    while not call("GET", "/sdapi/v1/progress?skip_current_image=true").json()["state"][
-        "sampling_step"
-    ]:
-        assert time.monotonic() < deadline and thread.is_alive()
+    until_it_samples(thread)
     call("POST", "/sdapi/v1/interrupt")
     thread.join(PATIENCE)
     assert answers[0]["D-ODE match"], "the infotext of what was interrupted"
@@ -179,11 +184,7 @@ def test_interrupt_of_a_distillation_writes_nothing() -> None:
         target=lambda: answers.append(call("POST", "/dode/v1/distill", json=body))
     )
     thread.start()
-    deadline = time.monotonic() + PATIENCE
-    while not call("GET", "/sdapi/v1/progress?skip_current_image=true").json()["state"][
-        "sampling_step"
-    ]:
-        assert time.monotonic() < deadline and thread.is_alive()
+    until_it_samples(thread)
     assert call("POST", "/dode/v1/distill", json=body).status_code == 409, "one at a time"
     call("POST", "/sdapi/v1/interrupt")
     thread.join(PATIENCE)
@@ -268,6 +269,7 @@ def test_distill_in_the_browser(page: Any) -> None:
     page.wait_for_selector("#dode_plot img")
     page.wait_for_selector("#dode_gallery img")
     assert page.locator("#dode_gallery img").count() >= 3
+    assert page.locator("#txt2img_dode_table input").first.input_value() == "Automatic"
 
 
 def test_cancel_in_the_browser(page: Any) -> None:
@@ -293,7 +295,7 @@ def test_generate_and_paste_in_the_browser(page: Any, tables: list[dict[str, Any
         timeout=PATIENCE * 1000,
     )
     text = page.inner_text("#html_info_txt2img")
-    assert "Sampler: D-ODE" in text
+    assert "Sampler: D-ODE" in text and "D-ODE match: exact" in text
     mine = tables[1]["id"]
     infotext = (
         "a blue fox\nSteps: 4, Sampler: D-ODE, Schedule type: Karras, CFG scale: 5, Seed: 1, "
@@ -312,7 +314,8 @@ def test_generate_and_paste_in_the_browser(page: Any, tables: list[dict[str, Any
     page.wait_for_function(
         "document.querySelector('#txt2img_dode_pasted').textContent.includes('0badc0de')"
     )
-    assert page.locator("#txt2img_dode_table input").first.input_value() == "Automatic"
+    chosen = page.locator("#txt2img_dode_table input").first.input_value()
+    assert chosen == "Automatic instead of x.dode.json 0badc0de"
 
 
 def paste(page: Any, infotext: str) -> None:

@@ -36,6 +36,7 @@ from dode_webui import (
 from dode_webui.options import AUTOMATIC
 
 ROOT = Path(__file__).resolve().parent.parent
+EXACT = "exact table; 50% closer to the many-step image than plain DDIM"  # of a made-up table
 HOST_WIDGETS = {
     captured.PROMPT: "a fox", captured.NEGATIVE: "", captured.CFG: 2.0, captured.WIDTH: 64,
     captured.HEIGHT: 64, captured.STEPS: 4,
@@ -116,11 +117,44 @@ def test_the_accordion(webui: Host, built: list[Component]) -> None:
             break
     for each in (button, once):
         ((_, wired, _),) = each.events
-        assert [widget.kind for widget in wired] == list(captured.CAPTURED)
+        assert [widget.kind for widget in wired] == [*captured.CAPTURED, "Dropdown"]
     assert all(each.changes for each in wired), "the line follows every one of them"
     accordion.build(SimpleNamespace(), True)
     ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
     assert len(ids) == len(set(ids)), "img2img has ids of its own"
+
+
+def test_what_is_built_for_its_defaults_alone_is_wired_to_nothing(
+    webui: Host, built: list[Component]
+) -> None:
+    """Hosts build every script's widgets again, twice, when their HTTP API starts: an event then
+    answers with as many values as it has widgets all the same, each in its own place.
+    """
+    accordion.build(SimpleNamespace(), False)
+    accordion.build(SimpleNamespace(), True)
+    ((run, _, outputs),) = tab(webui, built).events
+    shown = list(built)
+    for _ in range(2):
+        for is_img2img in (False, True):
+            accordion.build(SimpleNamespace(), is_img2img)
+    accordion.capture(Component(captured.INFO), captured.INFO)
+    assert len(panel.menus) == 2 and len(panel.lines) == 1 and not accordion.pending
+    for seen in run(*VALUES, *TXT2IMG):
+        assert len(seen) == len(outputs)
+    ids = [each.options["elem_id"] for each in outputs]
+    answer = dict(zip(ids, seen, strict=True))
+    assert answer["txt2img_dode_now"].startswith("<div class='dode-now'>")
+    assert answer["dode_overview"].startswith("<table")
+    for name in ("txt2img_dode_table", "img2img_dode_table"):
+        assert set(answer[name]) == {"__type__", "choices"}, "what is chosen stays"
+    ((delete, inputs, outputs),) = of(shown, "dode_delete").events
+    line = options.menu()[-1]
+    given = [*TXT2IMG, line]  # the very table is chosen in txt2img as well
+    assert len(inputs) == 1 + len(given)
+    answer = dict(
+        zip([each.options["elem_id"] for each in outputs], delete(line, *given), strict=True)
+    )
+    assert "the chosen table is not here" in answer["txt2img_dode_now"]
 
 
 def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> None:
@@ -131,7 +165,7 @@ def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> N
         for elem_id in HOST_WIDGETS:
             accordion.capture(Component(f"turn {turn}"), elem_id)
         ((_, wired, _),) = of(built, "txt2img_dode_distill").events
-        assert {each.kind for each in wired} == {f"turn {turn}"} and len(panel.menus) == 1
+        assert {each.kind for each in wired[:-1]} == {f"turn {turn}"} and len(panel.menus) == 1
 
 
 def set_up(webui: Host, sampler: str = "D-ODE", **more: Any) -> list[Any]:
@@ -153,7 +187,7 @@ def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]
     accordion.build(SimpleNamespace(), False)
     values = set_up(webui)[: len(captured.names())]
     ((run, inputs, outputs),) = of(built, "txt2img_dode_distill").events
-    values = [dict(zip(captured.names(), values, strict=True))[each.kind] for each in inputs]
+    values = given_for(inputs, values)
     assert [each.options["elem_id"] for each in outputs] == [
         "txt2img_dode_status", "txt2img_dode_cancel", "txt2img_dode_table", "txt2img_dode_now",
     ]  # fmt: skip
@@ -172,10 +206,10 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     accordion.build(SimpleNamespace(), False)
     hires = {captured.HIRES: True, captured.HIRES_STEPS: 0, captured.DENOISE: 0.5}
     set_to = set_up(webui, **hires)
-    values = dict(zip(captured.names(), set_to, strict=True)) | {captured.STEPS: 6}
     ((run, inputs, _),) = of(built, "txt2img_dode_any").events
     kinds = [each.kind for each in inputs]
-    given = [values[kind] for kind in kinds]
+    given = given_for(inputs, set_to)
+    given[kinds.index(captured.STEPS)] = 6
     name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
     how = {"cfg_scale": 2.0, "enable_hr": True, "denoising_strength": 0.5}
     how |= {} if webui.kind == "classic" else {"scheduler": "Karras"}
@@ -185,13 +219,14 @@ def test_one_click_serves_both_passes(webui: Host, built: list[Component]) -> No
     keep(webui, made_up("ddim", main, model_fingerprint=mark, cfg=2.0))
     (show,) = {fn for fn, _, _ in of_kind(inputs, captured.STEPS).changes}
     line = show(*given)
-    assert "exact table. Hires pass (6 steps at denoise 0.5): no table" in line
+    assert f"{EXACT}. Hires pass (6 steps at denoise 0.5): no table" in line
     assert f"{sampling.ANY} serves both passes" in line and f"{sampling.ANY}: at most" in line
     note = webui.txt2img(6, name, **how).extra_generation_params["D-ODE hires note"]
     assert note.startswith("The hires pass (6 steps at denoise 0.5) has no table")
     assert sampling.ANY in note
     *_, (status, _, _, after) = run(*given)
-    assert "error" not in status and "Hires pass" not in after
+    assert "error" not in status
+    assert f"{EXACT}. Hires pass (6 steps at denoise 0.5): distilled once" in after
     assert "any steps and schedule, img2img and hires too, cfg 2" in status
     assert "any steps, cfg 2" in listing.overview()
     (entry, *_) = listing.lines()
@@ -290,7 +325,101 @@ def test_now(webui: Host, built: list[Component]) -> None:
     profile = stamped_profile(a_profile(), who, 2.0, 0)  # serves whatever sigmas there will be
     save_profile(host.library(), profile, who)
     assert "distilled once for any number of steps" in now.line(settings)
-    assert "Hires" not in now.line(settings | {"hires": (6, 0.5)})
+    hires = {"steps": 6, "denoise": 0.5, "cfg": 3.0}
+    said = now.line(settings | {"hires": hires})
+    assert "Hires pass (6 steps at denoise 0.5, cfg 3): distilled once" in said
+
+
+def test_now_of_a_hires_pass_with_settings_of_its_own(webui: Host, built: list[Component]) -> None:
+    """Its cfg, schedule and sampling method are those that it will run with."""
+    on = {captured.HIRES: True, captured.HIRES_STEPS: 6, captured.DENOISE: 0.5}
+
+    def said(sampler: str = "D-ODE", **own: Any) -> str:
+        values = set_up(webui, sampler, **on, **own)
+        return now.line(captured.settings(captured.names(), values))
+
+    same = {captured.HIRES_SAMPLER: "Use same sampler", captured.HIRES_CFG: 2.0}
+    same[captured.HIRES_SCHEDULER] = "Use same scheduler"
+    assert "Hires pass (6 steps at denoise 0.5): no table" in said(**same)
+    assert "Hires pass" not in said(**same | {captured.HIRES_SAMPLER: "Euler"})
+    other = said("Euler a", **same | {captured.HIRES_SAMPLER: "D-ODE"})
+    assert "now that is Euler a" in other and "Hires pass (6 steps" in other
+    who = host.identity(upcoming=True)
+    save_profile(host.library(), stamped_profile(a_profile(), who, 2.0, 0), who)
+    ready = said(**same)
+    assert "(6 steps at denoise 0.5): distilled once" in ready and "made at cfg" not in ready
+    another = said(**same | {captured.HIRES_CFG: 3.0})
+    assert (
+        "(6 steps at denoise 0.5, cfg 3): distilled once for any number of steps; made at "
+        in (another)
+        and "this run uses 3." in another
+    )
+
+
+def test_the_line_is_new_with_every_image(webui: Host, built: list[Component]) -> None:
+    """Forge loads a model when the first image is made; only then its sigmas are known."""
+    accordion.build(SimpleNamespace(), False)
+    values = set_up(webui)
+    text = Component(captured.INFO)
+    accordion.capture(text, captured.INFO)
+    ((show, inputs, (line,)),) = text.changes
+    assert line is of(built, "txt2img_dode_now")
+    assert "no table, so plain DPM++ 2M runs" in show(*given_for(inputs, values))
+
+
+def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> None:
+    """What is chosen by hand goes before what would be found."""
+    name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"steps": 6}
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    mine = made_up("ddim", webui.txt2img(6, name).sigmas.tolist(), model_fingerprint=mark, cfg=2.0)
+    keep(webui, mine)
+
+    def said(table: str, **changes: Any) -> str:
+        return now.line({**settings, **changes, "table": table})
+
+    entry = next(line for line in options.menu() if line.startswith("6 steps"))
+    assert f": {EXACT}." in said(AUTOMATIC) and "chosen table (exact table)" in said(entry)
+    assert "set to &quot;None&quot;, so plain DPM++ 2M runs" in said(options.NONE)
+    assert "cannot serve this run" in said(entry, steps=40)
+    assert "the chosen table is not here, so plain" in said("0badc0de")
+    assert f": {EXACT}." in said(f"{options.INSTEAD}0badc0de")
+
+
+def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
+    """The part of the schedule that is run, in the host's own count of steps."""
+    accordion.build(SimpleNamespace(), True)
+    set_to = {captured.PROMPT: "a fox", captured.CFG: 2.0, captured.STEPS: 6}
+    if webui.kind == "classic":
+        set_to[captured.SAMPLER] = "D-ODE Karras"
+    else:
+        set_to |= {captured.SAMPLER: "D-ODE", captured.SCHEDULER: "Karras"}
+    set_to[captured.DENOISE] = 0.5
+    for name in set_to:
+        accordion.capture(Component(name), name.replace("txt2img", "img2img"))
+    line = of(built, "img2img_dode_now")
+    ((show, inputs, (shown,)), *_) = captured.image_widgets[captured.STEPS].changes
+    assert shown is line and not captured.widgets
+    values = [set_to.get(each.kind, AUTOMATIC) for each in inputs]
+    assert "6 steps at denoise 0.5, cfg 2, Karras: no table" in show(*values)
+    sampler = str(set_to[captured.SAMPLER])
+    whole = webui.txt2img(6, sampler).sigmas.tolist()
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    keep(webui, made_up("ddim", whole, model_fingerprint=mark, cfg=2.0))
+    assert ": part of a longer table." in show(*values)
+    webui.shared.opts.data["img2img_fix_steps"] = True  # now 6 steps of 12 are run
+    assert "part of a longer table" not in show(*values)
+    at_denoise = [each.kind for each in inputs].index(captured.DENOISE)
+    for denoise in (0, 1):
+        values[at_denoise] = denoise
+        assert f"6 steps at denoise {denoise}, cfg 2" in show(*values)
+
+
+def given_for(inputs: list[Component], values: list[Any]) -> list[Any]:
+    """What the host's widgets are set to, for an event that has the menu of tables as well."""
+    known = dict(zip(captured.names(), values, strict=False))
+    return [known.get(each.kind, AUTOMATIC) for each in inputs]
 
 
 def a_profile() -> dode.Profile:
@@ -313,7 +442,8 @@ def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
     facts |= {"samples_fit": 12, "samples_holdout": 4, "latent_shape": (4, 8, 8)}
     keep(webui, *(made_up("ddim", cfg=c, **facts) for c in (2.0, 7.0)))
     tab(webui, built)
-    assert "50% of the plain solver" in of(built, "dode_overview").args[0]
+    said = of(built, "dode_overview").args[0]
+    assert "50% closer to the many-step image than plain DDIM" in said
     line = next(each for each in listing.lines() if "cfg 7" in each)
     ((export, _, outputs),) = of(built, "dode_export").events
     said = export(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
 def evaluations(steps: int, samples: int) -> int:
     """What :func:`already_few_step` costs on a grid of so many steps: evaluations of a sample."""
     return SAMPLES * (1 + COARSE + FINE) * steps if samples >= SAMPLES else 0
+
+
+def calls(steps: int, samples: int, batch_size: int) -> int:
+    """How often it asks the model for that, so many samples at a time."""
+    return evaluations(steps, samples) // SAMPLES * math.ceil(SAMPLES / batch_size)
 
 
 def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:

@@ -13,7 +13,7 @@ from .profile import Profile
 
 PART = 4, {"ve": 0.0125, "flow": 0.5}  # image to image: steps, and its start in first sigmas
 ALWAYS = (8, PART[0], 5, 12)  # steps of the runs that every budget measures; the second is PART
-COMPARED = ALWAYS[:2]  # those that every budget measures beside built-in rows
+COMPARED = ALWAYS[:1]  # what every budget measures beside built-in rows
 MORE = (6, 10, 4, 7, 15, 20, 30)  # what the rest of a larger budget goes to
 
 

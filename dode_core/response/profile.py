@@ -122,11 +122,13 @@ class Profile:
         What is expected of a run that was chosen for its expectation is too low; of built-in rows,
         which were not, less so.
         """
-        whole = float(table.sigmas[0]) > self.sigma_max * (1 - 1e-3)
-        found = nearest(self.measured, table.steps, whole)
+        found = nearest(self.measured, table.steps, self._is_whole(table))
         if found is None:
             return 1.0
         return found.optimism if bool(table.lambdas.any()) else found.built_in_optimism
+
+    def _is_whole(self, table: LambdaTable) -> bool:
+        return float(table.sigmas[0]) > self.sigma_max * (1 - 1e-3)
 
     def plan(self, steps: int, start: float | None = None) -> Plan:
         """The run of ``steps`` evaluations, on sigmas of its own, of which least is expected."""
@@ -172,14 +174,18 @@ class Profile:
         else:
             plan = Designer(self.response, self.weight).given(given)
         table, other = self.table_of(plan, given is None), best_built_in(self, plan, given)
-        if other is None or self._believed(table) < self._believed(other):
+        if other is None or not self._prefers(other, table):
             return table
         return other
 
-    def _believed(self, table: LambdaTable) -> float:
-        """What is expected of a table, raised by what was measured."""
-        expected = table.errors.distilled_fit if table.errors else math.inf
-        return expected * self.optimism(table)
+    def _prefers(self, other: LambdaTable, table: LambdaTable) -> bool:
+        """Whether built-in rows should end nearer, by what both did where both were run."""
+        if other.errors is None or table.errors is None:
+            return False
+        both = [each for each in self.measured if each.built_in is not None]
+        found = nearest(both, table.steps, self._is_whole(table))
+        ours, theirs = (found.optimism, found.built_in_optimism) if found else (1.0, 1.0)
+        return other.errors.distilled_fit * theirs <= table.errors.distilled_fit * ours
 
     def table_of(self, plan: Plan, learned: bool = True) -> LambdaTable:
         """A plan as a table; ``learned`` sigmas are its own."""
