@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from problems import mixture, randn
 
 import dode_core as dode
 from dode_core.report import plot_bars
 from dode_core.response.measured import Measured
+from dode_core.solve.scheme import Scheme
 from dode_core.worth import measured_worth
 
 HIGH, LOW = 15.0, 0.03
 ALONE = Measured(8, None, 0.1, 0.2)
-FIVE = Measured(5, None, 0.3, 0.3, 0.4, "dpmpp_2m")
-EIGHT = Measured(8, None, 0.1, 0.2, 0.5, "dpmpp_2m")
-PART = Measured(4, 1.0, 0.1, 0.1, 0.9, "dpmpp_2m")
+FIVE = Measured(5, None, 0.3, 0.3, 0.4, name="dpmpp_2m")
+EIGHT = Measured(8, None, 0.1, 0.2, 0.5, name="dpmpp_2m")
+PART = Measured(4, 1.0, 0.1, 0.1, 0.9, name="dpmpp_2m")
+AMONG = "the most promising built-in sampler"
 
 
 @pytest.fixture(scope="module")
@@ -31,32 +34,36 @@ def test_nothing_is_said_of_what_was_not_compared(made: dode.Profile) -> None:
     assert measured_worth(replace(made, measured=(ALONE, PART))) == ""  # a part is no whole run
 
 
-@pytest.mark.parametrize(
-    ("steps", "said"),
-    [
-        (4, "25% closer to the many-step image than DPM++ 2M at 5 steps"),
-        (8, "60% closer to the many-step image than DPM++ 2M at 8 steps"),
-        (30, "60% closer to the many-step image than DPM++ 2M at 8 steps"),
-    ],
-)
-def test_the_nearest_measured_run_is_spoken_of(made: dode.Profile, steps: int, said: str) -> None:
+@pytest.mark.parametrize(("steps", "spoken", "much"), [(4, 5, 25), (8, 8, 60), (30, 8, 60)])
+def test_the_nearest_measured_run_is_spoken_of(
+    made: dode.Profile, steps: int, spoken: int, much: int
+) -> None:
     found = replace(made, measured=(FIVE, EIGHT, PART))
-    assert (
-        measured_worth(found, steps) == f"{said}, measured on 4 noises that it did not learn from"
+    assert measured_worth(found, steps) == (
+        f"{much}% closer to the many-step image than DPM++ 2M, {AMONG}, at {spoken} steps, "
+        "measured on 4 noises that it did not learn from"
     )
 
 
 @pytest.mark.parametrize(
     ("other", "name", "said"),
     [
-        (0.2, "deis", "about as close to the many-step image as DEIS at"),
-        (0.1, "ddim", "100% farther from the many-step image than Euler at"),
-        (0.4, "", "50% closer to the many-step image than the best built-in sampler at"),
+        (0.2, "deis", "about as close to the many-step image as DEIS, "),
+        (0.1, "ddim", "100% farther from the many-step image than Euler, "),
+        (0.4, "", "50% closer to the many-step image than another, "),
     ],
 )
 def test_no_gain_is_said_as_it_is(made: dode.Profile, other: float, name: str, said: str) -> None:
-    found = replace(made, measured=(replace(EIGHT, built_in=other, name=name),))
+    found = replace(made, measured=(replace(EIGHT, built_in=other, name=name),), tables=())
     assert measured_worth(found).startswith(said)
+
+
+def test_a_run_that_is_left_to_built_in_rows_is_as_close_as_they(made: dode.Profile) -> None:
+    """What is served is what is spoken of."""
+    grid = [*torch.linspace(HIGH, LOW, 8).tolist(), 0.0]
+    plain = dode.LambdaTable.of(Scheme("ddim", "ve"), grid, torch.zeros(8, 1, dtype=torch.float64))
+    lost = replace(made, measured=(replace(EIGHT, built_in=0.1, name="ddim"),), tables=(plain,))
+    assert measured_worth(lost).startswith("about as close to the many-step image as Euler")
 
 
 def test_errors_of_one_step_count_are_bars() -> None:
