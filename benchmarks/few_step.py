@@ -26,8 +26,8 @@ import dode_core as dode
 from . import few_step_report
 from .common import RESULTS, machine
 from .ours import OURS, distill
-from .peers import Host
-from .problems import HIGH, LOW, PROBLEMS, Problem
+from .peers import NEWER_SAMPLERS, Host
+from .problems import HIGH, LOW, MNIST, PROBLEMS, Problem
 from .scores import Scores
 
 BATCH = 32
@@ -36,6 +36,7 @@ NFE = (5, 6, 8, 4, 7, 10, 12, 15, 20)  # the most asked for first
 # Peers are tried on a few samples, the best by either measure on more, the rest of them on all.
 ROUNDS = ((8, 10), (24, 3))  # (samples, how many stay by each measure)
 PATH = RESULTS / "few_step.json"
+PEERS = ("peers", "newer peers")
 
 
 class Bench:
@@ -45,7 +46,7 @@ class Bench:
         self.problem, self.model = problem, problem.model
         self.x, self.args = problem.noise(HELD_OUT, HELD_OUT_SEED)
         reference = self.ours(problem.fine_grid(), solver="heun")
-        self.scores = Scores(reference, images=bool(problem.weights))
+        self.scores = Scores(reference, images=problem.weights not in ("", MNIST))
         self.host = Host(problem.parametrization, LOW, HIGH)
         self.peers = self.host.samplers()
 
@@ -65,12 +66,18 @@ class Bench:
         run, parts = self.peers[name], self._parts(first, last)
         return torch.cat([run(self.model, x * scale, sigmas, a) for x, a in parts])
 
-    def best_peers(self, nfe: int) -> dict[str, dict[str, Any]]:
-        """All peers on all grids on a few samples, then fewer and fewer on more samples."""
+    def best_peers(self, nfe: int, newer: bool = False) -> dict[str, dict[str, Any]]:
+        """All peers on all grids on a few samples, then fewer and fewer on more samples.
+
+        ``newer``: those samplers and grids, alone, that were added to the list later.
+        """
         running: dict[str, tuple[str, Tensor, Tensor]] = {}
         for name, run in self.peers.items():
             steps = self.host.steps_for(run, nfe, name)
             for grid in self.host.grids() if steps else []:
+                added = name in NEWER_SAMPLERS or grid in self.host.newer_grids()
+                if added != newer:
+                    continue
                 sigmas = self.host.grid(grid, steps or 1, name)
                 if sigmas is not None:
                     running[f"{name}, {grid}"] = name, sigmas, self.x[:0]
@@ -142,7 +149,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="few_step")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
-    parser.add_argument("--who", nargs="+", choices=("peers", *OURS), default=["peers", *OURS])
+    parser.add_argument("--who", nargs="+", choices=(*PEERS, *OURS), default=[*PEERS, *OURS])
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args(arguments)
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -150,11 +157,12 @@ def main(arguments: Sequence[str] = ()) -> None:
     bench = None
     for name, nfe, who in tqdm([] if args.report else jobs):
         key = f"{name}/{nfe}/{who}"
-        if key in load() or (who != "peers" and not OURS[who].serves(nfe)):
+        if key in load() or (who in OURS and not OURS[who].serves(nfe)):
             continue
         if bench is None or bench.problem.name != name:
             bench = Bench(PROBLEMS[name])
-        save(key, bench.best_peers(nfe) if who == "peers" else bench.own(who, nfe))
+        found = bench.own(who, nfe) if who in OURS else bench.best_peers(nfe, who != PEERS[0])
+        save(key, found)
     few_step_report.write(load())
 
 

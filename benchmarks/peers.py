@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dode_core.learn.starts import log_normal
 from dode_core.solve.schedules import karras
 
+from . import exponential
 from .common import comfy_sampling
 
 Sampler = Callable[..., Tensor]
@@ -33,6 +35,11 @@ NAMES = (
 DISCARD_PENULTIMATE = ("dpm_2", "uni_pc", "uni_pc_bh2")  # as ComfyUI's KSampler does
 HOST_SCHEDULERS = ("karras", "normal", "simple", "sgm_uniform", "beta", "exponential", "kl_optimal")
 GITS_COEFFICIENTS = (0.8, 1.0, 1.2, 1.5)
+# What was added later, so that results of before say what they were compared with.
+NEWER_SAMPLERS = ("seeds_2", "seeds_3", "sa_solver_pece", "dpm_fast", "res_2s", "res_3m")
+NEWER_SCHEDULERS = ("linear_quadratic", "ddim_uniform", "beta57")
+LOG_NORMAL = (0.3, 1.5)  # centre and spread of its nodes in minus log-SNR; for flow models below
+LOG_NORMAL_FLOW = (-0.3, 1.0)
 SHORT_KARRAS = (0.03, 0.1)  # the lowest sigma raised: what a careful user would try at few steps
 
 
@@ -66,9 +73,23 @@ class Host:
         }
         found["er_sde"] = partial(self.k.sample_er_sde, s_noise=0.0)
         found["sa_solver"] = partial(self.k.sample_sa_solver, tau_func=lambda t: 0.0, s_noise=0.0)
+        for name in ("seeds_2", "seeds_3"):
+            found[name] = partial(getattr(self.k, f"sample_{name}"), eta=0.0, s_noise=0.0)
+        found["sa_solver_pece"] = partial(
+            self.k.sample_sa_solver_pece, tau_func=lambda t: 0.0, s_noise=0.0
+        )
+        found["dpm_fast"] = self._dpm_fast
+        found |= {"res_2s": exponential.res_2s, "res_3m": exponential.res_3m}
         found["uni_pc"] = uni_pc.sample_unipc
         found["uni_pc_bh2"] = uni_pc.sample_unipc_bh2
         return {name: self._own_sigmas(fn) for name, fn in found.items()}
+
+    def _dpm_fast(self, model: Any, x: Tensor, sigmas: Tensor, **how: Any) -> Tensor:
+        """As ComfyUI's KSampler calls it: only the ends of the sigmas count."""
+        low = sigmas[-1] if sigmas[-1] > 0 else sigmas[-2]
+        return self.k.sample_dpm_fast(
+            model, x, float(low), float(sigmas[0]), len(sigmas) - 1, **how
+        )
 
     def _own_sigmas(self, fn: Sampler) -> Sampler:
         """Some peers write into the sigmas they are given; each call gets its own copy."""
@@ -83,7 +104,15 @@ class Host:
         names = list(HOST_SCHEDULERS)
         if self.parametrization == "ve":
             names += [f"karras {low:g}" for low in SHORT_KARRAS]
-        return names + ["ays SD1", "ays SDXL", "ays SVD"] + [f"gits {c}" for c in GITS_COEFFICIENTS]
+        names += ["ays SD1", "ays SDXL", "ays SVD"] + [f"gits {c}" for c in GITS_COEFFICIENTS]
+        return names + self.newer_grids()
+
+    def newer_grids(self) -> list[str]:
+        """Those that were added later."""
+        names = [*NEWER_SCHEDULERS, "log-normal"]
+        if self.parametrization == "flow":
+            return [*names, "bong_tangent", "optimal FLUX", "optimal Wan", "optimal Chroma"]
+        return [*names, "laplace", "polyexponential 0.7", "polyexponential 1.5"]
 
     def grid(self, name: str, steps: int, peer: str = "") -> Tensor | None:
         """Float32 sigmas of ``steps`` steps ending at 0; None where the grid has no such size."""
@@ -98,6 +127,8 @@ class Host:
         kind, _, detail = name.partition(" ")
         if kind == "karras" and detail:
             return karras(steps, float(detail), self.high).float()
+        if (found := self._newer_grid(kind, detail, steps)) is not None:
+            return found
         if kind == "ays":
             from comfy_extras.nodes_align_your_steps import NOISE_LEVELS
 
@@ -108,10 +139,42 @@ class Host:
             levels = NOISE_LEVELS[float(detail)]  # of 2 steps and more; the last is stretched
             nearest = min(steps, len(levels) + 1) - 2
             return self._borrow(levels[nearest], steps) if steps > 1 else None
-        if name in ("karras", "exponential", "kl_optimal") and steps < 2:
+        if name in ("karras", "exponential", "kl_optimal", "laplace") and steps < 2:
+            return None
+        if kind in ("polyexponential", "log-normal", "optimal", "bong_tangent"):
             return None
         sigmas = comfy.samplers.calculate_sigmas(self.model_sampling, name, steps)
         return sigmas.float() if len(sigmas) == steps + 1 and sigmas[-1] == 0 else None
+
+    def _newer_grid(self, kind: str, detail: str, steps: int) -> Tensor | None:
+        """Grids of those that were added later; None where there is none of such a size."""
+        import comfy.samplers
+
+        low, high, flow = self.low, self.high, self.parametrization == "flow"
+        if steps < 2:
+            return None
+        if kind == "beta57":
+            found = comfy.samplers.beta_scheduler(self.model_sampling, steps, alpha=0.5, beta=0.7)
+            return found.float() if len(found) == steps + 1 else None
+        if kind == "log-normal":
+            where = LOG_NORMAL_FLOW if flow else LOG_NORMAL
+            nodes = log_normal(steps, 1.0 if flow else high, low, *where, self.parametrization)
+            return None if nodes is None else torch.tensor(nodes)
+        if kind == "bong_tangent":
+            found = exponential.bong_tangent(steps).float()
+            falls = bool((found[1:] < found[:-1]).all())
+            return found if len(found) == steps + 1 and falls else None
+        if kind == "optimal":
+            from comfy_extras.nodes_optimalsteps import NOISE_LEVELS, loglinear_interp
+
+            found = torch.tensor(loglinear_interp(NOISE_LEVELS[detail], steps + 1)).float()
+            found[-1] = 0
+            return found
+        if kind == "polyexponential":
+            return self.k.get_sigmas_polyexponential(steps, low, high, rho=float(detail))
+        if kind == "laplace":
+            return torch.cat([self.k.get_sigmas_laplace(steps, low, high), torch.zeros(1)])
+        return None
 
     def _borrow(self, levels: list[float], steps: int) -> Tensor:
         """A published grid in this model's range: log-SNR mapped linearly, interpolated to size."""

@@ -26,6 +26,7 @@ from dode_core.report import text_table
 from dode_core.solve.schedules import exponential, karras
 
 from .common import RESULTS, machine
+from .few_step import PEERS
 from .few_step import load as few_step
 from .problems import LOW, PROBLEMS, Problem
 from .references import STARTS, reference
@@ -144,8 +145,9 @@ def save(key: str, found: Any) -> None:
 
 def peers(name: str, steps: int) -> list[float] | None:
     """The best built-in sampler's RMS and median, each in hindsight, on 256 noises."""
-    found = few_step().get(f"{name}/{steps}/peers")
-    if found is None:
+    known = few_step()
+    found = {k: v for who in PEERS for k, v in known.get(f"{name}/{steps}/{who}", {}).items()}
+    if not found:
         return None
     return [min(f[m] for f in found.values() if m in f) for m in ("rms", "median")]
 
