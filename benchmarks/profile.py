@@ -158,11 +158,12 @@ def report() -> None:
         kind = "part" if " from " in run else "whole"
         other = job.get("built-in") or peers(name, int(run))
         cells = [f"{job['rms']:.4f} / {job['median']:.4f}", f"{job['expected']:.4f}"]
+        ratio = ""  # of a count that no built-in sampler was run at
         if other is not None:
             two = [job[m] / o for m, o in zip(("rms", "median"), other, strict=True)]
             ratios.setdefault((name, setting, kind), []).extend(two)
-            cells.append(f"{two[0]:.2f} / {two[1]:.2f}")
-        rows.append([f"{name}, {run}", setting, *cells, str(job["noises"])])
+            ratio = f"{two[0]:.2f} / {two[1]:.2f}"
+        rows.append([f"{name}, {run}", setting, *cells, ratio, str(job["noises"])])
     print(text_table(["run", "setting", "RMS / median", "expected", "to built-in", "noises"], rows))
     for key, values in ratios.items():
         mean = math.exp(sum(map(math.log, values)) / len(values))

@@ -7,7 +7,7 @@ samples measure some tables against what the profile expected of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,10 +23,12 @@ from .fit.trajectory import DENSE_STEPS
 from .learn.learn import SCOUTS
 from .response.design import Designer
 from .response.measured import Measured
+from .response.measuring import measure, reserved
 from .response.observe import Observer
-from .response.profile import Profile, look_of, plan_of
+from .response.profile import Profile, look_of
 from .session import Session
 from .solve.integrate import Denoiser
+from .tables.table import LambdaTable
 
 QUICK_BUDGET = 64
 LEAST_BUDGET = 56
@@ -36,8 +38,7 @@ EXPLORED = (9, 6)
 FOLLOWED = (12, 8, 5)
 AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, round by round
 MOST_POINTS = 150  # observed evaluations: a response with more is slow
-MEASURED = (5, 8, 12)
-MEASURED_PART = 4, {"ve": 0.0125, "flow": 0.5}  # steps, start against the first sigma
+LARGE_BUDGET = 120  # from here on samples that are not learned from measure as well
 WEIGHT = 1.0  # of the states on the way: 0.3 left plans that look well only on what was seen
 
 
@@ -62,7 +63,9 @@ def calibrate(
     ``sigma_max``, shape (B, ...), of 8 samples or more; latents of any rank. ``sigma_min`` is the
     lowest sigma above 0 that a run may use. Tensors in ``extra_args`` whose first dimension is B
     belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others at
-    most %d are learned from, evenly chosen, and the rest only pays for more runs of those.
+    most %d are learned from, evenly chosen. The rest pays for more runs of those; from a budget of
+    %d on it measures as well. Measured runs that do not end nearer than built-in rows on the same
+    samples are left to those rows.
 
     At most ``budget`` model evaluations per sample of x in all; the teacher takes %d of each that
     it follows.
@@ -82,7 +85,7 @@ def calibrate(
         )
     grid = (float(sigma_max), float(sigma_min), 0.0)
     given = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
-    samples = _fewer(given)
+    samples = _fewer(given, budget)
     session = Session(model, samples, grid, parametrization, progress)
     session.model.total = session.most_calls(budget * len(given) / len(samples))
     found = Calibrator(session, budget, len(given)).profile()
@@ -91,17 +94,24 @@ def calibrate(
     return found
 
 
-calibrate.__doc__ = (calibrate.__doc__ or "") % (OBSERVED, DENSE_STEPS)
+calibrate.__doc__ = (calibrate.__doc__ or "") % (OBSERVED, LARGE_BUDGET, DENSE_STEPS)
 
 
-def _fewer(samples: Samples) -> Samples:
-    """The samples that a calibration follows: OBSERVED to learn from, and those held out."""
+def _fewer(samples: Samples, budget: float) -> Samples:
+    """The samples that a calibration follows: OBSERVED to learn from, and those held out.
+
+    A large budget measures on all that it does not learn from.
+    """
     if samples.fit <= OBSERVED:
         return samples
     spread = [i * samples.fit // OBSERVED for i in range(OBSERVED)]
-    rows = torch.tensor([*spread, *range(samples.fit, len(samples))])
+    others = [i for i in range(samples.fit) if i not in spread]
+    measuring = [*others, *range(samples.fit, len(samples))]
+    if budget < LARGE_BUDGET or not samples.held_out:
+        measuring = measuring[len(others) :]
+    rows = torch.tensor([*spread, *measuring])
     args = args_of(samples.extra_args, rows, len(samples))
-    share = samples.held_out / len(rows)
+    share = len(measuring) / len(rows)
     return replace(samples, x=samples.x[rows.to(samples.x.device)], extra_args=args, holdout=share)
 
 
@@ -159,44 +169,30 @@ class Calibrator:
 
     def _follow(self, steps: int) -> None:
         """Design a run, run it, and add what it shows, where the budget pays for it."""
-        if self.left - self._reserved() < steps * self.fit.samples:
+        if self.left - reserved(self.held.samples) < steps * self.fit.samples:
             return
         known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
         look = look_of(self.looks, steps)
         plan = self._designer().own(steps, None, look, known, kept=1)
         self.fit.seen.append(self.fit.run(plan))
 
-    def _reserved(self) -> float:
-        if not self.held.states:
-            return 0.0
-        return self.held.samples * (sum(MEASURED) + MEASURED_PART[0])
-
     def _designer(self) -> Designer:
         return Designer(self.fit.response(), WEIGHT)
 
     def _finish(self) -> Profile:
         measured: list[Measured] = []
+        tables: list[LambdaTable] = []
+        self.session.model.begin("measuring some runs on samples that were kept apart")
         try:
-            for each in self._measured(self._profile(())):
-                measured.append(each)
+            for found, nearer in measure(self._profile(), self.held, lambda: self.left):
+                measured.append(found)
+                tables.extend([nearer] if nearer else [])
         except Enough:
             self.session.model.progress = None
         self.session.model.check_unchanged()
-        return self._profile(tuple(measured))
+        return replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
 
-    def _measured(self, profile: Profile) -> Iterator[Measured]:
-        """Some of the profile's runs on the held-out samples, as far as the budget goes."""
-        runs: list[tuple[int, float | None]] = [(steps, None) for steps in MEASURED]
-        part = MEASURED_PART[1][self.session.parametrization] * self.session.grid[0]
-        for steps, start in [*runs, (MEASURED_PART[0], part)]:
-            if not self.held.states or self.left < steps * self.held.samples:
-                continue
-            table = profile.table(steps, start)
-            if table.solver == "ddim" and table.gain:
-                error = self.held.run(plan_of(table)).error
-                yield Measured(steps, start, profile.expected(table), error)
-
-    def _profile(self, measured: tuple[Measured, ...]) -> Profile:
+    def _profile(self) -> Profile:
         session = self.session
         return Profile(
             self.fit.response(),
@@ -206,6 +202,5 @@ class Calibrator:
             session.model.evaluations / self.given,
             session.samples.fit,
             session.samples.held_out,
-            measured=measured,
             latent_shape=tuple(session.samples.x.shape[1:]),
         )

@@ -121,6 +121,21 @@ def plot_errors(curves: Mapping[str, Mapping[int, float]], title: str, ylabel: s
     return fig
 
 
+def plot_bars(errors: Mapping[str, float], title: str, xlabel: str) -> Any:
+    """Errors of one number of model evaluations: a bar a name, with its number, the first ours."""
+    fig, ax = figure(5.6, 1.0 + 0.4 * len(errors))
+    ax.set_axisbelow(True)
+    names = list(errors)
+    colors = [COLORS[0], *[FAINT] * (len(names) - 1)]
+    bars = ax.barh(names, [errors[name] for name in names], 0.62, color=colors)
+    ax.bar_label(bars, fmt="%.3g", padding=4, fontsize=10)
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel(xlabel)
+    ax.set_title(title, fontsize=11)
+    return fig
+
+
 def picture_grid(rows: Mapping[str, Any], scale: int = 2, title: str = "") -> Any:
     """A labelled grid of images as a PIL image: one row a name, (n, 3, H, W) in [-1, 1] each."""
     from PIL import Image, ImageDraw, ImageFont

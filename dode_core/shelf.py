@@ -224,7 +224,7 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     """
     try:
         plain = profile.expected_plain(PEER, grid)
-        ours = profile.expected(table) * _optimism(profile, table)
+        ours = profile.expected(table) * profile.optimism(table)
     except DodeError:
         return ""
     if not 0 < plain < math.inf or not 0 < ours < math.inf:
@@ -233,14 +233,3 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
         return ", expected about as close to the many-step image as DPM++ 2M"
     much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
     return f", expected {much} closer to the many-step image than DPM++ 2M"
-
-
-def _optimism(profile: Profile, table: LambdaTable) -> float:
-    """Measured over expected error of the measured run nearest in kind and steps, at least 1."""
-    whole = float(table.sigmas[0]) > 0.999 * profile.sigma_max
-    alike = [each for each in profile.measured if (each.start is None) == whole]
-    alike = [each for each in alike or profile.measured if each.predicted > 0]
-    if not alike:
-        return 1.0
-    nearest = min(alike, key=lambda each: abs(each.steps - table.steps))
-    return max(1.0, nearest.measured / nearest.predicted)

@@ -53,8 +53,8 @@ class Example:
     notes: list[Note]
     models: list[tuple[str, str, str]] = field(default_factory=list)
     picture: str = ""
-    """The node whose picture is the thumbnail, "each" for those of all previews, or "demo" and a
-    variant of the demo model, where the model of the graph itself is not at hand."""
+    """The node whose pictures are the thumbnail, "each" for those of all previews, or "graph" for
+    the nodes by name, where the model is not at hand and a run would show nothing."""
     runs: bool = True
     """Whether stand-ins for its models let it run as it is."""
     app: App | None = None
@@ -92,7 +92,7 @@ def demo() -> Example:
         "7": Node("DODE_Compare", (1140, 0), (640, 1000), compare),
     }
     text = """Press **Run**. *D-ODE Distill* learns once, for this model and cfg, how to follow \
-the model's own path in few steps, and saves that. The plot shows what to expect at how many steps.
+the model's own path in few steps, and saves that. The plot shows what to expect of it.
 
 **Then change freely**, nothing is made anew: *steps* and *scheduler* in *D-ODE Settings*, the \
 seed, the subject, *denoise*. Only another *cfg* or another model is distilled again.
@@ -174,9 +174,9 @@ def shown(first: int, x: int, title: str) -> dict[str, Node]:
     """What a sampler one below ``first`` made, decoded, enlarged and shown."""
     ids = [str(first + i) for i in range(-1, 3)]
     return {
-        ids[1]: shut("VAEDecode", (x, 820), {"samples": [ids[0], 0], "vae": ["1", 4]}),
-        ids[2]: shut("ImageScaleBy", (x, 865), enlarged([ids[1], 0])),
-        ids[3]: Node("PreviewImage", (x, 920), (260, 240), {"images": [ids[2], 0]}, title),
+        ids[1]: shut("VAEDecode", (x, 735), {"samples": [ids[0], 0], "vae": ["1", 4]}),
+        ids[2]: shut("ImageScaleBy", (x, 780), enlarged([ids[1], 0])),
+        ids[3]: Node("PreviewImage", (x, 830), (260, 220), {"images": [ids[2], 0]}, title),
     }
 
 
@@ -207,7 +207,7 @@ only here so that this graph runs in one go.
 
 For SDXL set the latent to 1024 x 1024. Not for Turbo, Lightning or LCM models."""
     note = Note((0, 520), (600, 260), text)
-    return Example(nodes, [note], [("checkpoints", name, url)], "demo EDM")
+    return Example(nodes, [note], [("checkpoints", name, url)], "graph")
 
 
 def flow_model() -> Example:
@@ -236,7 +236,7 @@ says what it used.
 For Flux and others replace the loaders; set cfg as you always do. Not for few-step models \
 (schnell, turbo)."""
     note = Note((0, 520), (600, 260), text)
-    return Example(nodes, [note], [("checkpoints", name, url)], "demo flow")
+    return Example(nodes, [note], [("checkpoints", name, url)], "graph")
 
 
 def loaded(name: str, empty: str, size: int) -> dict[str, Node]:

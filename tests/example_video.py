@@ -39,28 +39,28 @@ def two_experts() -> Example:
         "4": Node("VAELoader", (0, 415), (300, 58), {"vae_name": VAE}),
         "5": Node("CLIPTextEncode", (0, 520), (300, 100), {"text": wanted, "clip": ["3", 0]}),
         "6": Node("CLIPTextEncode", (0, 670), (300, 80), {"text": "blurry", "clip": ["3", 0]}),
-        "7": Node("EmptyHunyuanLatentVideo", (0, 800), (300, 130), film),
+        "7": Node("EmptyHunyuanLatentVideo", (0, 815), (300, 130), film),
         "20": Node(
             "DODE_Settings",
-            (340, 660),
+            (340, 760),
             (260, 138),
             {"steps": 8, "cfg": 3.5, "scheduler": "simple"},
         ),
         "21": Node(
             "EmptyHunyuanLatentVideo",
-            (340, 850),
+            (640, 760),
             (260, 130),
             {"width": 320, "height": 320, "length": 9, "batch_size": 1},
             "To distill on",
         ),
         **expert("1", 8, 340, {"start_at_step": 0, "end_at_step": SWITCH}, ["7", 0]),
-        **expert("2", 12, 780, {"start_at_step": SWITCH, "end_at_step": 10000}, ["11", 0]),
-        "16": shut("VAEDecode", (1270, 0), {"samples": ["15", 0], "vae": ["4", 0]}),
-        "17": shut("CreateVideo", (1270, 45), {"images": ["16", 0], "fps": 16.0}),
+        **expert("2", 12, 830, {"start_at_step": SWITCH, "end_at_step": 10000}, ["11", 0]),
+        "16": shut("VAEDecode", (1300, 560), {"samples": ["15", 0], "vae": ["4", 0]}),
+        "17": shut("CreateVideo", (1620, 560), {"images": ["16", 0], "fps": 16.0}),
         "18": Node(
             "SaveVideo",
-            (1270, 110),
-            (430, 490),
+            (1300, 620),
+            (600, 330),
             {
                 "video": ["17", 0],
                 "filename_prefix": "video/D-ODE",
@@ -69,7 +69,7 @@ def two_experts() -> Example:
             },
         ),
     }
-    return Example(nodes, [Note((1270, 660), (430, 330), NOTE)], models, "demo flow", runs=False)
+    return Example(nodes, [Note((930, 760), (300, 190), NOTE)], models, "graph", runs=False)
 
 
 def loader(name: str, y: int, title: str) -> Node:
@@ -87,12 +87,12 @@ def expert(model: str, first: int, x: int, part: dict[str, int], latent: list[An
     run |= {"sampler_name": "dode", "noise_seed": SEED}
     run["add_noise"] = "enable" if high else "disable"
     run["return_with_leftover_noise"] = "enable" if high else "disable"
-    place = 640 if high else 960
+    place = 1300 if high else 1620
     return {
         shift: shut("ModelSamplingSD3", (x, 0), {"model": [model, 0], "shift": 8.0}),
-        distill: Node("DODE_Distill", (x, 45), (400, 560), {**learn, "samples": 8}),
+        distill: Node("DODE_Distill", (x, 45), (400, 660), {**learn, "samples": 8}),
         apply: shut(
-            "DODE_ApplyToModel", (x + 200, 0), {"model": [shift, 0], "table": [distill, 0]}
+            "DODE_ApplyToModel", (x + 235, 0), {"model": [shift, 0], "table": [distill, 0]}
         ),
-        sample: Node("KSamplerAdvanced", (place, 660), (280, 340), run),
+        sample: Node("KSamplerAdvanced", (place, 0), (280, 340), run),
     }

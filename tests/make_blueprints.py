@@ -20,7 +20,7 @@ from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
 
 FOLDER = TESTS.parent / "subgraphs"
-NAME = "Two-expert sampling (D-ODE)"
+NAME = "Two-expert sampling, Wan 2.2 (D-ODE)"
 # Inside 3 and 4, the two samplers; around them what gives the blueprint its inputs and output.
 INPUTS = {
     ("1", 0): "model (high noise)",
@@ -34,7 +34,20 @@ INPUTS = {
     ("6", 0): "seed",
     ("7", 0): "switch at step",
 }
-CONVERT = """([inside, name, labels]) => {
+# Of Wan 2.2's template; the samplers' own would never come to the second model.
+VALUES: dict[str, Any] = {
+    "noise_seed": 0,
+    "control_after_generate": "fixed",
+    "steps": 8,
+    "cfg": 3.5,
+}
+VALUES |= {"scheduler": "simple", "start_at_step": 4, "end_at_step": 4}
+ORDER = ["model", "model_1"]  # of the slots, these first
+DESCRIPTION = (
+    "Few-step sampling with a model of two experts, as Wan 2.2 is: the first takes the high noise, "
+    "the second goes on from the step at which they change. Give each a profile with D-ODE Distill."
+)
+CONVERT = """([inside, name, labels, values]) => {
     const graph = window.app.graph;
     const items = new Set(inside.map(id => graph.getNodeById(id)));
     const source = node => node.inputs.map(input => {
@@ -43,6 +56,14 @@ CONVERT = """([inside, name, labels]) => {
     });
     const {subgraph, node} = graph.convertToSubgraph(items);
     subgraph.name = node.title = name;
+    const set = (owner, name, value) => {
+        const widget = owner.widgets?.find(each => each.name === name);
+        if (widget) widget.value = value;
+    };
+    for (const owner of [...subgraph.nodes, node])
+        for (const [name, value] of Object.entries(values)) set(owner, name, value);
+    set(subgraph.getNodeById(inside[0]), 'start_at_step', 0);
+    set(subgraph.getNodeById(inside[1]), 'end_at_step', 10000);
     const given = source(node);
     given.forEach((label, i) => {
         if (!label) return;
@@ -78,7 +99,7 @@ def blueprint(front: FrontEnd) -> dict[str, Any]:
     """The two samplers as one node, as the front end keeps a blueprint."""
     front.load_prompt(prompt())
     labels = {f"{node},{slot}": label for (node, slot), label in INPUTS.items()}
-    kind = front.page.evaluate(CONVERT, [[3, 4], NAME, labels])
+    kind = front.page.evaluate(CONVERT, [[3, 4], NAME, labels, VALUES])
     workflow = front.workflow()
     (node,) = [each for each in workflow["nodes"] if each["type"] == kind]
     node |= {"id": -1, "pos": [0, 0]}
@@ -87,7 +108,21 @@ def blueprint(front: FrontEnd) -> dict[str, Any]:
     only = [each for each in workflow["definitions"]["subgraphs"] if each["id"] == node["type"]]
     kept = {name: workflow[name] for name in ("id", "revision", "version")}
     kept |= {"last_node_id": 8, "last_link_id": 0, "nodes": [node], "links": [], "groups": []}
-    return {**kept, "definitions": {"subgraphs": only}, "config": {}, "extra": {}}
+    sort_inputs(node, only[0])
+    said = {"BlueprintDescription": DESCRIPTION}
+    return {**kept, "definitions": {"subgraphs": only}, "config": {}, "extra": said}
+
+
+def sort_inputs(node: dict[str, Any], subgraph: dict[str, Any]) -> None:
+    """Both models first: the front end has the slots in the order of the samplers."""
+    names = [each["name"] for each in subgraph["inputs"]]
+    order = sorted(names, key=lambda name: (name not in ORDER, names.index(name)))
+    outside = subgraph["inputNode"]["id"]
+    for link in subgraph["links"]:
+        if link["origin_id"] == outside:
+            link["origin_slot"] = order.index(names[link["origin_slot"]])
+    for slots in (node["inputs"], subgraph["inputs"]):
+        slots.sort(key=lambda slot: order.index(slot["name"]))
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from example_graphs import SEED, Example, Node  # noqa: E402
+import thumbnails  # noqa: E402
+from example_graphs import Example, Node  # noqa: E402
 from examples import EXAMPLES, write_models  # noqa: E402
 from hosts.browser import FrontEnd  # noqa: E402
 from hosts.comfy import ComfyServer  # noqa: E402
@@ -32,8 +33,6 @@ SHOWN = {
     "Try D-ODE without a checkpoint": "comfyui.png",
     "Image to image, distilled once": "comfyui-image-to-image.png",
 }
-SMALL = 64  # the size at which tiny stand-ins for checkpoints are run
-WIDTH = 640  # of a thumbnail
 LAY_OUT = """([id, node]) => {
     const n = window.app.graph.getNodeById(id);
     if (node.advanced) n.toggleAdvanced();
@@ -51,11 +50,6 @@ NOTE = """note => {
     window.app.graph.add(n);
     n.setSize(note.size);
     n.widgets[0].value = note.text;
-}"""
-SHRINK = """size => {
-    for (const node of window.app.graph.nodes.filter(n => n.type.startsWith('Empty')))
-        for (const widget of node.widgets.filter(w => ['width', 'height'].includes(w.name)))
-            widget.value = size;
 }"""
 
 
@@ -79,7 +73,7 @@ def place(node: Node, example: Example) -> dict[str, Any]:
     """What the layout script sets on a node."""
     # The front end draws new seeds when it loads a prompt.
     seeds = {name: node.inputs[name] for name in ("seed", "noise_seed") if name in node.inputs}
-    again = node.kind in ("KSampler", "DODE_KSampler")
+    again = node.kind in ("KSampler", "KSamplerAdvanced", "DODE_KSampler")
     widgets = {**seeds, **({"control_after_generate": "fixed"} if again else {})}
     models = [
         {"name": name, "url": url, "directory": folder}
@@ -92,35 +86,20 @@ def place(node: Node, example: Example) -> dict[str, Any]:
 
 
 def thumbnail(server: ComfyServer, front: FrontEnd, example: Example) -> Image.Image:
-    """A picture that a node shows, one image of each preview, or one of the demo model."""
+    """What a node or every preview shows after a run, or the graph."""
+    if example.picture == "graph":
+        return thumbnails.graph(front.page.evaluate(thumbnails.GRAPH))
     outputs = front.page.evaluate("() => window.app.nodeOutputs")
+
+    def shown(key: str) -> list[Image.Image]:
+        return [server.image(each).convert("RGB") for each in outputs[key]["images"]]
+
     if example.picture == "each":
-        previews = [key for key, node in example.nodes.items() if node.kind == "PreviewImage"]
-        images = [server.image(outputs[key]["images"][0]).convert("RGB") for key in previews]
-        width, height = images[0].size
-        row = Image.new("RGB", (len(images) * (width + 8) - 8, height), "white")
-        for i, image in enumerate(images):
-            row.paste(image, (i * (width + 8), 0))
-        return row
-    if example.picture.startswith("demo "):
-        return compared(server, example.picture.removeprefix("demo "))
-    return server.image(outputs[example.picture]["images"][0]).convert("RGB")
-
-
-def compared(server: ComfyServer, variant: str) -> Image.Image:
-    """What D-ODE Compare shows of the demo model, distilled by the default method."""
-    emoji = {"subject": "animals", "variant": variant, "batch_size": 2}
-    parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
-    plan = {"steps": 6, "cfg": 2.0, "scheduler": "karras" if variant == "EDM" else "simple"}
-    once = {"solver": "ddim", "samples": 16, "latent": ["1", 3]}
-    shown = {"vae": ["1", 4], "latent_image": ["1", 3], "peer": "dpmpp_2m", "seed": SEED}
-    prompt = {
-        "1": {"class_type": "DODE_DemoModel", "inputs": emoji},
-        "2": {"class_type": "DODE_Distill", "inputs": {**parts, **plan, **once}},
-        "3": {"class_type": "DODE_Compare", "inputs": {**parts, **plan, **shown}},
-    }
-    prompt["3"]["inputs"]["table"] = ["2", 0]
-    return server.image(server.queue(prompt).output("3")["images"][0]).convert("RGB")
+        previews = {k: node for k, node in example.nodes.items() if node.kind == "PreviewImage"}
+        columns = {node.title: shown(key) for key, node in previews.items()}
+        return thumbnails.card(thumbnails.captioned(columns))
+    images = shown(example.picture)
+    return thumbnails.card(thumbnails.sheet(images, 1 if len(images) == 1 else 2))
 
 
 def write(front: FrontEnd, name: str) -> None:
@@ -136,16 +115,13 @@ def picture(server: ComfyServer, front: FrontEnd, name: str) -> None:
     workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     workflow["extra"].pop("linearMode", None)  # its graph is seen
     front.load(workflow)
-    if example.models:
-        front.page.evaluate(SHRINK, SMALL)
-    if example.runs:
+    if example.picture != "graph":
         front.queue()
         front.wait(timeout=1800)
     image = thumbnail(server, front, example)
     shot = front.screenshot(TESTS.parent / "test_output" / f"made_{name}.png", graph_only=True)
     if name in SHOWN:
         shutil.copyfile(shot, IMAGES / SHOWN[name])
-    image.thumbnail((WIDTH, WIDTH))
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=88)
     (FOLDER / f"{name}.jpg").write_bytes(buffer.getvalue())

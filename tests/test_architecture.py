@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("response",),
     ("reuse",),
     ("methods", "session", "sampler", "report", "step_counts"),
-    ("distillation", "many_tables", "calibration", "shelf"),
+    ("distillation", "many_tables", "calibration", "shelf", "worth"),
     ("demo",),
     ("offline",),
     ("commands",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,11 @@ def profiled(comfy_server: ComfyServer) -> ComfyServer:
     # 8 samples, 64 each, and 4 of them in 7 runs of 4 steps: whether it is few-step already
     assert cost.startswith("at most 624 model evaluations, about ")
     assert [title, cost] in told and f"D-ODE: {title}: {cost}." in result.log
-    assert "ready for any number of steps" in report and "saved in" in report
-    assert "6 steps, expected" in report and "the many-step image" in report
+    first, then = report.splitlines()[:2]  # what it is worth, measured where it was compared
+    words = r"(expected )?(\d+% |much |about as )close(r)? to the many-step image .+ at \d+ steps.*"
+    assert re.fullmatch(words, first)
+    assert then.startswith("ready for any number of steps") and "saved in" in report
+    assert "the many-step image than DPM++ 2M at 6 steps" in report
     assert "measured" in report and "lambda" not in report
     (file,) = profile_files(comfy_server)
     assert dode.Profile.load(file).cfg == 2.0

@@ -13,9 +13,10 @@ from ..fit import distributed
 from ..fit.guarded import CountingModel
 from ..fit.trajectory import Trajectory
 from ..learn.student import robust_weights
-from ..solve.integrate import State, integrate
+from ..solve.integrate import State, complete, integrate
 from ..solve.scheme import Scheme
 from ..solve.stages import LookAhead, Stage
+from ..tables.table import LambdaTable
 from .bands import Bands
 from .frame import coordinates
 from .model import Array, Points, Response, default_curve
@@ -63,7 +64,7 @@ class Observer:
         """Run a plan on all micro-batches; what it shows is not kept unless it is added."""
         stages, lambdas = stages_of(plan, self.parametrization, self.mean)
         states = [
-            self._begin(state, trajectory, plan)
+            self._begin(state, trajectory, plan.sigmas[0])
             for state, trajectory in zip(self.states, self.trajectories, strict=True)
         ]
         outputs: list[list[Tensor]] = []
@@ -76,13 +77,29 @@ class Observer:
             self.model, states, stages, choose, parametrization=self.parametrization
         ):
             pass
-        pairs = zip(states, self.trajectories, strict=True)
-        squares = torch.cat([mean_square(state.x - t.final) for state, t in pairs])
-        return Seen(plan, outputs, distributed.gather(squares))
+        return Seen(plan, outputs, self._squares(states))
 
-    def _begin(self, state: State, trajectory: Trajectory, plan: Plan) -> State:
+    def run_table(self, table: LambdaTable) -> float:
+        """RMS of the final errors of a table's run on all micro-batches."""
+        pairs = list(zip(self.states, self.trajectories, strict=True))
+        states = [self._begin(*pair, float(table.sigmas[0])) for pair in pairs]
+        rows = table.lambdas.tolist()
+
+        def choose(k: int, stage: Stage, running: Sequence[State]) -> Sequence[float]:
+            return rows[k]
+
+        complete(self.model, states, table.stages, choose, parametrization=self.parametrization)
+        return float(self._squares(states).mean().sqrt())
+
+    def _squares(self, states: Sequence[State]) -> Tensor:
+        """(samples,) mean square final errors."""
+        pairs = zip(states, self.trajectories, strict=True)
+        squares = [mean_square(state.x - trajectory.final) for state, trajectory in pairs]
+        return distributed.gather(torch.cat(squares))
+
+    def _begin(self, state: State, trajectory: Trajectory, sigma: float) -> State:
         state = state.copy()
-        x = state.x if plan.sigmas[0] == trajectory.sigmas[0] else trajectory.at(plan.sigmas[0])
+        x = state.x if sigma == trajectory.sigmas[0] else trajectory.at(sigma)
         state.x = state.start = state.denoised = x.to(state.x)
         return state
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CalibrationError, SigmasError
+from ..errors import SigmasError
 from ..solve.noise import check_sigmas, same_sigmas
 from ..solve.scheme import Scheme
 from ..solve.stages import LookAhead
@@ -22,9 +21,9 @@ from ..tables.table import LambdaTable
 from ..version import PROGRAM
 from .built_in import best_built_in
 from .design import Designer
-from .measured import Measured
+from .measured import Measured, nearest
 from .model import Response
-from .observe import lambdas_of, rows_of, scheme
+from .observe import lambdas_of, scheme
 from .profile_file import MAX_BYTES, dump_profile, read_fields
 from .run_of_stages import expected_error
 from .simulate import Plan
@@ -117,6 +116,25 @@ class Profile:
         stages = Scheme(solver, self.parametrization).plain(self._grid(sigmas))
         return expected_error(self.response, stages, ())
 
+    def optimism(self, table: LambdaTable) -> float:
+        """Measured over expected error in the measured run that is most like a table's, at least 1.
+
+        What is expected of a run that was chosen for its expectation is too low; of built-in rows,
+        which were not, less so.
+        """
+        found = nearest(self.measured, table.steps, self._is_whole(table))
+        if found is None:
+            return 1.0
+        return found.optimism if bool(table.lambdas.any()) else found.built_in_optimism
+
+    def _is_whole(self, table: LambdaTable) -> bool:
+        return float(table.sigmas[0]) > self.sigma_max * (1 - 1e-3)
+
+    def plan(self, steps: int, start: float | None = None) -> Plan:
+        """The run of ``steps`` evaluations, on sigmas of its own, of which least is expected."""
+        ahead = None if start else look_of(self.looks, steps)
+        return Designer(self.response, self.weight).own(steps, start, ahead)
+
     def save(self, path: str | Path) -> None:
         """Write the profile; the file is replaced atomically. See docs/profile-format.md."""
         files.rewrite(path, lambda name, raw: dump_profile(self))
@@ -150,21 +168,27 @@ class Profile:
         return None
 
     def _make(self, key: tuple[Any, ...]) -> LambdaTable:
-        designer = Designer(self.response, self.weight)
-        if key[0] == "grid":
-            plan = designer.given(key[1])
-        else:
-            _, steps, start = key
-            plan = designer.own(steps, start, None if start else look_of(self.looks, steps))
         given = key[1] if key[0] == "grid" else None
-        return self.table_of(plan, given is None, best_built_in(self, plan, given))
+        if given is None:
+            plan = self.plan(*key[1:])
+        else:
+            plan = Designer(self.response, self.weight).given(given)
+        table, other = self.table_of(plan, given is None), best_built_in(self, plan, given)
+        if other is None or not self._prefers(other, table):
+            return table
+        return other
 
-    def table_of(
-        self, plan: Plan, learned: bool = True, other: LambdaTable | None = None
-    ) -> LambdaTable:
-        """A plan as a table, or ``other`` where less error is expected of that."""
-        if other is not None and other.errors and other.errors.distilled_fit <= plan.expected:
-            return other
+    def _prefers(self, other: LambdaTable, table: LambdaTable) -> bool:
+        """Whether built-in rows should end nearer, by what both did where both were run."""
+        if other.errors is None or table.errors is None:
+            return False
+        both = [each for each in self.measured if each.built_in is not None]
+        found = nearest(both, table.steps, self._is_whole(table))
+        ours, theirs = (found.optimism, found.built_in_optimism) if found else (1.0, 1.0)
+        return other.errors.distilled_fit * theirs <= table.errors.distilled_fit * ours
+
+    def table_of(self, plan: Plan, learned: bool = True) -> LambdaTable:
+        """A plan as a table; ``learned`` sigmas are its own."""
         plain = self.expected_plain("ddim", plan.sigmas)
         ahead = None if plan.ahead is None else LookAhead(plan.ahead, self.mean or ())
         return LambdaTable.of(
@@ -210,11 +234,3 @@ def look_of(looks: Sequence[float], steps: int) -> float | None:
 def parse_profile(raw: bytes, name: str = "profile") -> Profile:
     """A profile from the bytes of a file. Raises :class:`TableError` that starts with ``name``."""
     return Profile(**read_fields(raw, name))
-
-
-def plan_of(table: LambdaTable) -> Plan:
-    """The plan that a table expresses. Raises :class:`CalibrationError` for other solvers."""
-    if table.scheme != scheme(table.parametrization):
-        raise CalibrationError(f"A plan is {scheme(table.parametrization)}, not {table.scheme}.")
-    ahead = None if table.look_ahead is None else table.look_ahead.sigma
-    return Plan(tuple(table.sigmas.tolist()), np.array(rows_of(table.lambdas.tolist())), ahead)

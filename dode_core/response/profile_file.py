@@ -201,7 +201,8 @@ def _read_about(about: Any) -> dict[str, Any]:
 
 
 def _measured(value: Any) -> Measured:
-    strict_json.keys(value, {"steps", "start", "predicted", "measured", "built_in", "name"}, "it")
+    names = {"steps", "start", "predicted", "measured", "built_in", "built_in_predicted", "name"}
+    strict_json.keys(value, names, "it")
     maybe = strict_json.optional(_positive)
     return Measured(
         strict_json.count(value["steps"]),
@@ -209,6 +210,7 @@ def _measured(value: Any) -> Measured:
         _positive(value["predicted"]),
         _positive(value["measured"]),
         maybe(value["built_in"]),
+        maybe(value["built_in_predicted"]),
         strict_json.text(value["name"]),
     )
 

@@ -16,7 +16,10 @@ from ..solve.stages import MAX_CHANNELS, LookAhead
 MAX_LAMBDA = 1e4
 MAX_PEERS, MAX_PEER_NAME = 20, 50
 ABOUT = 0.97  # nearer than this to another sampler's error, neither is called closer
-PEER_LABELS = {"dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
+PEER_LABELS = {
+    **{"dpmpp_2m": "DPM++ 2M", "euler": "Euler", "ddim": "Euler"},  # of ddim without noise
+    **{"ipndm": "iPNDM", "deis": "DEIS"},
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ def worth(errors: Errors | None, peer: tuple[str, float] | None, plain: str) -> 
     left, name = errors.ratio, f"plain {plain}"
     if peer is not None and peer[1] > 0:
         left, name = errors.distilled_holdout / peer[1], PEER_LABELS.get(peer[0], peer[0])
+    return compared(left, name)
+
+
+def compared(left: float, name: str) -> str:
+    """In words, what an error of ``left`` times that of ``name`` means."""
     if left < ABOUT:
         return f"{1 - left:.0%} closer to the many-step image than {name}"
     if left > 1 / ABOUT:

@@ -12,32 +12,43 @@ from torch import Tensor
 from ...dode_core.errors import DodeError
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, closer, table_for
+from ...dode_core.tables.fields import PEER_LABELS
 from ...dode_core.tables.table import LambdaTable
+from ...dode_core.worth import compared_runs, measured_worth, peer_name
 from .any_steps import AnySteps
 
-PEERS = {"DPM++ 2M": "dpmpp_2m", "Euler": "ddim", "iPNDM": "ipndm", "DEIS": "deis"}
+PEERS = ("dpmpp_2m", "ddim", "ipndm", "deis")
+TITLE, DISTANCE = "expected distance from the many-step image", "distance (RMS, latents)"
 
 
 def tables_of(stored: StoredProfile, grids: Sequence[Tensor], where: str) -> tuple[AnySteps, str]:
     """(the profile with the tables of the runs that were asked for, what to say of them)."""
-    profile, tables = stored.profile, []
-    lines = [summary(profile)]
+    profile, tables, expected = stored.profile, [], []
+    known = {each.steps for each in compared_runs(profile)}
     for grid in grids:
-        sigmas = grid.tolist()
-        table = table_for(profile, sigmas)
-        tables.append(table)
-        lines.append(f"{len(sigmas) - 1} steps{closer(profile, table, sigmas)}")
-    text = "\n".join([*lines, *measured(profile), where])
+        sigmas, steps = grid.tolist(), len(grid) - 1
+        tables.append(table_for(profile, sigmas))
+        words = closer(profile, tables[-1], sigmas).removeprefix(", ")
+        if words and steps not in known:
+            expected.append(f"{words} at {steps} steps")
+    worth = measured_worth(profile, len(grids[0]) - 1)
+    first = [worth, ready(profile), *expected] if worth else [*expected, ready(profile)]
+    text = "\n".join([*first, *measured(profile), where])
     logging.info("D-ODE: %s", text.replace("\n", "; "))
     return AnySteps(tables, stored), text
 
 
 def summary(profile: Profile) -> str:
+    """What it is worth, where that was measured; what it is for, and what it took."""
+    return "\n".join(filter(None, [measured_worth(profile), ready(profile)]))
+
+
+def ready(profile: Profile) -> str:
     """What it is for, and what it took."""
     cfg = "" if profile.cfg is None else f" at cfg {profile.cfg:g}"
     samples = profile.samples_fit + profile.samples_holdout
-    name = profile.model_name or "this model"
-    text = f"{name}{cfg}: ready for any number of steps, image to image and every schedule"
+    text = "ready for any number of steps, image to image and every schedule: "
+    text += f"{profile.model_name or 'this model'}{cfg}"
     text += f" ({samples} samples, {profile.evaluations:.0f} model evaluations each)"
     if profile.dropped:
         text += f"; {profile.dropped} samples were not finite and left out"
@@ -49,11 +60,14 @@ def measured(profile: Profile) -> list[str]:
     found = []
     for each in profile.measured:
         start = "" if each.start is None else f" from sigma {each.start:.3g}"
-        numbers = f"{each.measured:.3g} measured, {each.predicted:.3g} expected"
-        found.append(f"{each.steps} steps{start}: {numbers}")
+        numbers = f"{each.steps} steps{start} {each.measured:.3g} ({each.predicted:.3g})"
+        if each.built_in is not None:
+            numbers += f", {peer_name(each)} {each.built_in:.3g}"
+        found.append(numbers)
     if not found:
         return []
-    return ["distance from the many-step image on noise that was kept apart: " + "; ".join(found)]
+    what = "distance from the many-step image on noise kept apart, measured (expected): "
+    return [what + "; ".join(found)]
 
 
 def plot_profile(
@@ -63,10 +77,15 @@ def plot_profile(
     try:
         from PIL import Image
 
-        from ...dode_core.report import plot_errors, png
+        from ...dode_core.report import plot_bars, plot_errors, png
 
-        title = "expected distance from the many-step image"
-        figure = plot_errors(curves(profile, tables, grids), title, "distance (RMS, latents)")
+        found = curves(profile, tables, grids)
+        counts = {steps for points in found.values() for steps in points}
+        if len(counts) > 1:
+            figure = plot_errors(found, TITLE, DISTANCE)
+        else:  # a curve of one point shows nothing
+            bars = {name: value for name, points in found.items() for value in points.values()}
+            figure = plot_bars(bars, f"{TITLE}, {counts.pop()} steps", DISTANCE)
         return Image.open(io.BytesIO(png(figure))).convert("RGB"), ""
     except DodeError as error:  # no matplotlib
         return None, str(error)
@@ -78,12 +97,14 @@ def plot_profile(
 def curves(
     profile: Profile, tables: Sequence[LambdaTable], grids: Sequence[Tensor]
 ) -> dict[str, dict[int, float]]:
-    """Expected distances by name and steps: D-ODE's, and built-in samplers' on the same grids."""
-    known = [*(each for each in profile.tables if each.learned_sigmas), *tables]
-    whole = [each for each in known if float(each.sigmas[0]) > 0.999 * profile.sigma_max]
-    ours = {each.steps: profile.expected(each) for each in whole}
-    found = {"D-ODE": dict(sorted(ours.items()))}
-    for name, solver in PEERS.items():
+    """Expected distances by name and steps: D-ODE's, and built-in samplers' on the same grids.
+
+    Ours are raised by as much as held-out samples ended above what was expected of them.
+    """
+    ours = {each.steps: profile.expected(each) * profile.optimism(each) for each in tables}
+    found = {"D-ODE": ours}
+    for solver in PEERS:
+        name = PEER_LABELS[solver]
         found[name] = {}
         for grid in grids:
             try:

@@ -22,6 +22,7 @@ from ...dode_core.tables.names import file_name, inside
 from ...dode_core.tables.presets import EXPORTS, export_table
 from ...dode_core.tables.removal import remove_tables
 from ...dode_core.tables.table import LambdaTable
+from ...dode_core.worth import measured_worth
 from . import store
 
 
@@ -93,7 +94,7 @@ def _of_profile(name: str, path: Path, profile: Profile) -> Found:
         _key(name, repr(version(path)[1:])),
         "profile",
         f"any steps{cfg}",
-        "",
+        measured_worth(profile),
         profile.model_name,
         name,
         name.startswith("presets/"),

@@ -55,6 +55,14 @@ DRAWN = """() => {
 # Where the graph is in the window, with a margin; titles stand above their node's position.
 GRAPH_BOX = """() => {
     const {offset, scale} = window.app.canvas.ds;
+    if (window.LiteGraph.vueNodesMode) {  // elements may be larger than their nodes say
+        const boxes = [...document.querySelectorAll('[data-node-id]')]
+            .map(element => element.getBoundingClientRect());
+        const edge = (end, side, add) => Math[end](...boxes.map(box => box[side])) + add * scale;
+        const x = edge('min', 'left', -20), y = edge('min', 'top', -40);
+        const width = edge('max', 'right', 20) - x, height = edge('max', 'bottom', 20) - y;
+        return {x, y, width, height};
+    }
     const nodes = window.app.graph.nodes;
     const edge = (end, pick, add) => Math[end](...nodes.map(n => pick(n.pos) + add(n)));
     const left = edge('min', p => p[0], () => -20), top = edge('min', p => p[1], () => -70);

@@ -1,0 +1,47 @@
+"""What a calibration measures of itself: runs on held-out samples, beside the built-in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..tables.table import LambdaTable
+from .built_in import best_built_in
+from .measured import Measured
+from .observe import Observer
+from .profile import Profile
+
+PART = 4, {"ve": 0.0125, "flow": 0.5}  # image to image: steps, and its start in first sigmas
+ALWAYS = (8, PART[0], 5, 12)  # steps of the runs that every budget measures; the second is PART
+COMPARED = ALWAYS[:1]  # what every budget measures beside built-in rows
+MORE = (6, 10, 4, 7, 15, 20, 30)  # what the rest of a larger budget goes to
+
+
+def reserved(samples: int) -> int:
+    """Evaluations that the runs which are always measured take on so many samples."""
+    return samples * (sum(ALWAYS) + sum(COMPARED))
+
+
+def measure(
+    profile: Profile, held: Observer, left: Callable[[], float]
+) -> Iterator[tuple[Measured, LambdaTable | None]]:
+    """Runs on the held-out samples, while the budget lasts: what was measured, and the table of the
+    built-in rows where they end nearer.
+
+    ``left()``: evaluations, of all samples, that may still be made.
+    """
+    part = PART[1][profile.parametrization] * profile.sigma_max
+    starts = [None, part, *[None] * (len(ALWAYS) + len(MORE) - 2)]
+    for i, (steps, start) in enumerate(zip((*ALWAYS, *MORE), starts, strict=True)):
+        cost, later = steps * held.samples, sum(ALWAYS[i + 1 :]) * held.samples
+        if not cost or left() < cost:
+            continue
+        plan = profile.plan(steps, start)
+        found = Measured(steps, start, plan.expected, held.run(plan).error)
+        other = best_built_in(profile, plan)
+        if other is None or other.errors is None or left() - cost < later:
+            yield found, None
+            continue
+        error, expected = held.run_table(other), other.errors.distilled_fit
+        found = replace(found, built_in=error, built_in_predicted=expected, name=other.solver)
+        yield found, None if found.measured < error else other

@@ -1,0 +1,79 @@
+"""What a calibration measures of itself, beside built-in samplers, and what it makes of that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from problems import Recorded, mixture, rms, solve
+from test_profile import HIGH, LOW, SHAPE, noise, profile
+
+import dode_core as dode
+from dode_core.response.built_in import best_built_in
+from dode_core.response.measured import Measured, nearest
+
+
+def test_some_runs_are_measured_beside_built_in_rows() -> None:
+    """On the same samples, by their own rows; 8 steps whatever the budget."""
+    beside = [m for m in profile().measured if m.built_in is not None]
+    assert 8 in [m.steps for m in beside if m.start is None]
+    assert all(m.name in ("ddim", "ipndm", "deis", "dpmpp_2m") for m in beside)
+    assert all(m.built_in_predicted and m.built_in for m in beside)
+
+
+@pytest.mark.parametrize("kind", ["ve", "flow"])
+def test_a_run_that_is_not_nearer_takes_the_built_in_row(kind: str) -> None:
+    found = profile(kind)
+    for m in found.measured:
+        if m.built_in is None:
+            continue
+        table = found.table(m.steps, m.start)
+        assert bool(table.lambdas.any()) == (m.measured < m.built_in)
+
+
+def test_the_built_in_error_is_that_of_a_real_run() -> None:
+    """Three held-out samples of twelve, which the teacher follows closely."""
+    model, x = mixture("ve", SHAPE, components=4, std=0.6), noise()[9:]
+    found = profile()
+    exact = solve(model, x, HIGH, 1e-3)
+    for m in found.measured:
+        if m.built_in is None or m.start is not None:
+            continue
+        other = best_built_in(found, found.plan(m.steps))
+        assert other is not None and other.solver == m.name
+        how = {"table": other, "disable": True, "parametrization": "ve"}
+        out = dode.sample(model, x, other.sigmas, **how)
+        assert rms(out - exact) == pytest.approx(m.built_in, rel=0.02)
+
+
+def test_what_was_measured_decides_where_nothing_was() -> None:
+    """Ours ended far above what was expected of it, built-in rows where they should: 9 steps."""
+    found = profile()
+    assert found.table(9).lambdas.any()
+    off = Measured(8, None, 0.01, 10.0, 0.02, 0.02, "deis")
+    wary = replace(found, measured=(off,), tables=())
+    assert not wary.table(9).lambdas.any()
+    alone = replace(off, built_in=None)  # what ended far above says nothing of built-in rows
+    assert replace(wary, measured=(alone,)).table(9).lambdas.any()
+    assert wary.optimism(found.table(9)) == 1000
+    assert wary.optimism(wary.table(9)) == 1.0
+
+
+def test_the_nearest_measured_run_is_of_the_same_kind() -> None:
+    whole, other, part = (Measured(n, s, 0.1, 0.2) for n, s in ((4, None), (12, None), (9, 3.0)))
+    assert nearest((whole, other, part), 9, whole=True) is other
+    assert nearest((whole, other, part), 5, whole=False) is part
+    assert nearest((part,), 5, whole=True) is part
+    assert nearest((), 5, whole=True) is None
+    assert nearest((replace(whole, predicted=0.0),), 4, whole=True) is None
+
+
+def test_a_large_budget_measures_more_runs_on_more_samples() -> None:
+    model = Recorded(mixture("ve", SHAPE, components=4, std=0.6))
+    found = dode.calibrate(model, noise(16), HIGH, LOW, parametrization="ve", budget=150)
+    assert sum(len(x) for x, *_ in model.calls) <= 150 * 16
+    assert (found.samples_fit, found.samples_holdout) == (8, 8)
+    whole = [m.steps for m in found.measured if m.start is None]
+    assert set(whole) > {5, 8, 12}
+    beside = [m for m in found.measured if m.built_in is not None]
+    assert len(beside) > len([m for m in profile().measured if m.built_in is not None])
