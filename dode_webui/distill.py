@@ -115,7 +115,7 @@ def body(request: Request, pictures: bool, running: job.Job) -> Outcome:
     outcome = Outcome(tables, file, host.library().shown(file), note, time.monotonic() - began)
     what = f"{request.scheduler} as schedule type, {', '.join(map(str, request.steps))} steps"
     what = "any steps and schedule, img2img and hires too" if request.once else what
-    outcome.settings = f"{what}, cfg {request.cfg:g}"
+    outcome.settings = f"{what}, {host.cfgs(request.cfg, request.distilled_cfg_scale)}"
     for line in outcome.summary():
         logging.info("D-ODE: %s", line)
     if pictures:

@@ -126,6 +126,14 @@ def distilled_mark(value: float | None) -> dict[str, str]:
     return {}
 
 
+def cfgs(cfg: float, distilled: float | None) -> str:
+    """ "cfg 1, distilled cfg 3.5": all of them that the loaded model takes, for people."""
+    marks = distilled_mark(distilled).items()
+    return ", ".join(
+        [f"cfg {cfg:g}", *(f"{name.replace('_', ' ')} {value}" for name, value in marks)]
+    )
+
+
 def identity(prompt: str = "", upcoming: bool = False, distilled: float | None = None) -> Identity:
     """The loaded (or upcoming) checkpoint, the LoRAs that a prompt names, and the distilled cfg."""
     path = checkpoint(upcoming)

@@ -11,6 +11,8 @@ from dode_core import shelf
 from dode_core.errors import DodeError
 from dode_core.match.best import Choice, Query
 from dode_core.solve.noise import check_sigmas, infer_parametrization
+from dode_core.tables.identity import Identity
+from dode_core.tables.likeness import compare
 
 from . import captured, cost, host, options, samplers
 from .request import Request
@@ -57,7 +59,8 @@ def wording(settings: dict[str, Any]) -> str:
     """ "8 steps, cfg 6, Karras: exact table (...)" in words that are the tab's."""
     steps, denoise = settings["steps"], settings.get("denoise")
     at = "" if denoise is None else f" at denoise {denoise:g}"
-    asked = f"{steps} steps{at}, cfg {settings['cfg']:g}, {settings['scheduler']}"
+    cfg = host.cfgs(settings["cfg"], settings["distilled_cfg_scale"])
+    asked = f"{steps} steps{at}, {cfg}, {settings['scheduler']}"
     try:
         if denoise is None:
             found = found_for(settings, sigmas(settings))
@@ -101,7 +104,8 @@ def hires(settings: dict[str, Any]) -> str:
         found = of_part(of_pass, int(steps / min(denoise, LARGEST_PART)), steps)
     except DodeError:
         return ""
-    own = [f"cfg {of_pass['cfg']:g}"] if of_pass["cfg"] != settings["cfg"] else []
+    both = [host.cfgs(each["cfg"], each["distilled_cfg_scale"]) for each in (of_pass, settings)]
+    own = both[:1] if both[0] != both[1] else []
     own += [of_pass["scheduler"]] if of_pass["scheduler"] != settings["scheduler"] else []
     asked = ", ".join([f"{steps} steps at denoise {denoise:g}", *own])
     serves = f"; {ANY} serves both passes"
@@ -129,11 +133,25 @@ def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:
     if known is not None:
         query = Query(known[0], known[1], settings["cfg"])
         return shelf.choose(query, who, (), lambda: stored, lambda: profiles)
-    if profiles:
-        return WORDS["profile"]
-    if any(each.table.steps == settings["steps"] for each in stored):
-        return f"there is a table for {settings['steps']} steps; it is used if it fits"
+    if made := doubts_of(who, settings["cfg"], [each.profile for each in profiles]):
+        return "; ".join([WORDS["profile"], *made[0]])
+    steps = settings["steps"]
+    tables = [each.table for each in stored if each.table.steps == steps]
+    if made := doubts_of(who, settings["cfg"], tables):
+        return "; ".join([f"there is a table for {steps} steps; it is used if it fits", *made[0]])
     return ""
+
+
+def doubts_of(who: Identity, cfg: float, made: Sequence[Any]) -> list[list[str]]:
+    """What is to be said of each table or profile for a model, the best first, without sigmas."""
+    found = []
+    for each in made:
+        likeness = compare(who.fingerprint, each.model_fingerprint)
+        far = 0.0 if each.cfg is None else abs(each.cfg - cfg)
+        other = [f"made at cfg {each.cfg:g}, this run uses {cfg:g}"] if far > shelf.SAME_CFG else []
+        if likeness.kind != "refused":
+            found.append((likeness.distance, far, [*likeness.doubts, *other]))
+    return [doubts for *_, doubts in sorted(found, key=lambda item: item[:2])]
 
 
 def of_chosen(table: str, known: Known | None) -> str:

@@ -122,7 +122,8 @@ def test_hires_pass(tables: list[dict[str, Any]]) -> None:
         hr_second_pass_steps=4, hr_cfg=5, hr_cfg_scale=5, hr_additional_modules=[],
     )  # fmt: skip
     assert params["D-ODE match"] == "exact"
-    assert params["D-ODE hires match"] in ("slice", "interpolated", "uncalibrated")
+    # A profile serves it where somebody made one of this checkpoint before.
+    assert params["D-ODE hires match"] in ("slice", "interpolated", "profile", "uncalibrated")
 
 
 def test_img2img(tables: list[dict[str, Any]]) -> None:

@@ -416,6 +416,29 @@ def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
         assert f"6 steps at denoise {denoise}, cfg 2" in show(*values)
 
 
+def test_now_of_a_flow_model(webui: Host, built: list[Component]) -> None:
+    """Its sigmas are not known before a run; what was made at another distilled cfg is."""
+    model = webui.sd_models.model_data.sd_model
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"distilled_cfg_scale": 3.5}
+    model.use_distilled_cfg_scale = True
+    model.sd_checkpoint_info = None  # as before the first run: no sigmas
+    webui.shared.opts.data["sd_model_checkpoint"] = "model"
+    assert "4 steps, cfg 2, distilled cfg 3.5, Karras: no table" in now.line(settings)
+    who = host.identity(upcoming=True, distilled=3.5)
+    keep(webui, made_up("ddim", cfg=2.0, model_fingerprint=who.fingerprint))
+    other = settings | {"distilled_cfg_scale": 5.0}
+    assert now.line(settings).endswith("it is used if it fits.</div>")
+    assert "if it fits; made with distilled cfg 3.5, this run has 5." in now.line(other)
+    save_profile(host.library(), stamped_profile(a_profile(), who, 2.0, 0), who)
+    assert now.line(settings).endswith("distilled once for any number of steps.</div>")
+    assert "steps; made with distilled cfg 3.5, this run has 5." in now.line(other)
+    assert "made at cfg 2, this run uses 4" in now.line(settings | {"cfg": 4.0})
+    hires = {"steps": 6, "denoise": 0.5, "distilled_cfg_scale": 5.0}
+    said = now.line(settings | {"hires": hires})
+    assert "(6 steps at denoise 0.5, cfg 2, distilled cfg 5): distilled once" in said
+
+
 def given_for(inputs: list[Component], values: list[Any]) -> list[Any]:
     """What the host's widgets are set to, for an event that has the menu of tables as well."""
     known = dict(zip(captured.names(), values, strict=False))
