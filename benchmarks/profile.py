@@ -5,6 +5,7 @@ samples are kept outside of the repository (``benchmarks/references.py``).
 
     python dev.py bench profile                           # everything
     python dev.py bench profile --problems "EDM, cfg 1" --noises 64
+    python dev.py bench profile --settings usual          # DPM++ 2M, what most people run
     python dev.py bench profile --report                  # only the table of what is there
 """
 
@@ -34,6 +35,7 @@ from .references import STARTS, reference
 PATH = RESULTS / "profile.json"
 SAMPLES, SEED = 16, 1
 BUDGETS = {"quick": 64, "best": 300}
+USUAL, USUAL_COUNTS = "usual", (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40)
 COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 PART_COUNTS = (3, 4, 6, 8)
 BUILT_IN = ("ddim", "ipndm", "deis", "dpmpp_2m")  # of partial runs; whole runs have the real peers
@@ -80,6 +82,14 @@ def whole(name: str, setting: str, steps: int, noises: int) -> dict[str, Any]:
     spent = time.process_time() - began
     found = errors(problem, known.noise, known.final, table.sigmas, table=table)
     return _job(profile, table, found, noises, seconds) | {"seconds of CPU": spent}
+
+
+def usual(name: str, steps: int, noises: int) -> dict[str, Any]:
+    """DPM++ 2M on the schedule that comes with the model: Karras, or even steps for flow."""
+    problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
+    grid = problem.grid(steps)
+    found = errors(problem, known.noise, known.final, grid, solver="dpmpp_2m")
+    return {"rms": found[0], "median": found[1], "noises": noises}
 
 
 def part(name: str, setting: str, start: float, steps: int, noises: int) -> dict[str, Any]:
@@ -157,6 +167,8 @@ def report() -> None:
     rows, ratios = [], {}
     for key, job in load().items():
         name, setting, run = key.split("/")
+        if setting == USUAL:
+            continue
         kind = "part" if " from " in run else "whole"
         other = job.get("built-in") or peers(name, int(run))
         cells = [f"{job['rms']:.4f} / {job['median']:.4f}", f"{job['expected']:.4f}"]
@@ -172,10 +184,28 @@ def report() -> None:
         print(f"{', '.join(key)}: geometric mean {mean:.2f}, worst {max(values):.2f}")
 
 
+def instead() -> None:
+    """Print how many steps of DPM++ 2M come as near, by the median and by the RMS."""
+    found, rows = load(), []
+    for key, job in found.items():
+        name, setting, run = key.split("/")
+        plain = {n: found.get(f"{name}/{USUAL}/{n}") for n in USUAL_COUNTS}
+        if setting == USUAL or not run.isdigit() or not any(plain.values()):
+            continue
+        cells = []
+        for measure in ("rms", "median"):
+            near = [n for n, each in plain.items() if each and each[measure] <= job[measure]]
+            cells.append(str(near[0]) if near else f"more than {USUAL_COUNTS[-1]}")
+        rows.append([name, setting, run, *cells])
+    if rows:
+        print(text_table(["", "setting", "D-ODE", "DPM++ 2M: RMS", "median"], rows))
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="profile")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--settings", nargs="+", choices=BUDGETS, default=list(BUDGETS))
+    settings = [*BUDGETS, USUAL]
+    parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
     parser.add_argument("--parts", nargs="*", type=int, default=list(PART_COUNTS))
     parser.add_argument("--noises", type=int, default=256)
@@ -183,6 +213,11 @@ def main(arguments: Sequence[str] = ()) -> None:
     args = parser.parse_args(arguments)
     jobs = [] if args.report else [(p, s) for s in args.settings for p in args.problems]
     for name, setting in jobs:
+        if setting == USUAL:
+            for steps in USUAL_COUNTS:
+                if (key := f"{name}/{USUAL}/{steps}") not in load():
+                    save(key, usual(name, steps, args.noises))
+            continue
         for steps in args.counts:
             if (key := f"{name}/{setting}/{steps}") not in load():
                 save(key, whole(name, setting, steps, args.noises))
@@ -191,6 +226,7 @@ def main(arguments: Sequence[str] = ()) -> None:
                 if (key := f"{name}/{setting}/{steps} from {start:g}") not in load():
                     save(key, part(name, setting, start, steps, args.noises))
     report()
+    instead()
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def choose(
 ) -> Choice:
     """What a run uses: a table that was made for just this run, else a profile, else what fits.
 
+    A profile of just this model also comes before a table that was measured behind a built-in one.
     ``own`` tables (connected, pinned) come first wherever they serve. With ``keep_schedule`` a
     profile's rows are for the run's own grid; otherwise it brings its sigmas, from the run's first
     to its last.
@@ -140,15 +141,24 @@ def choose(
     served = found.resolution.table is not None
     if served and (own and any(found.resolution.table is table for table in own)):
         return found
-    if served and found.resolution.kind in ("exact", "slice") and not found.doubts:
+    exact = served and found.resolution.kind in ("exact", "slice") and not found.doubts
+    if exact and not _behind(found.resolution.table):
         return found
     if identity is None:
         return found
     made, why = serve(profiles(), identity, query, keep_schedule)
-    if made is None:
+    if made is None or (exact and made.doubts):
         return replace(found, doubts=(*found.doubts, why)) if why and not served else found
     refused = found.doubts[:1] if own else ()
     return replace(made, doubts=(*refused, *made.doubts))
+
+
+def _behind(table: LambdaTable | None) -> bool:
+    """Whether a built-in sampler ended nearer on the noise that measured the table."""
+    if table is None or table.best_peer is None or table.errors is None:
+        return False
+    ours = table.errors.distilled_holdout
+    return ours is not None and table.best_peer[1] < ours
 
 
 def serve(

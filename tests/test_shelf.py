@@ -149,6 +149,29 @@ def test_a_table_for_just_this_run_comes_first(tmp_path: Path, profile: dode.Pro
     assert chosen(tmp_path, model, query(6), own=[table]).resolution.table is table
 
 
+def test_a_table_behind_a_built_in_sampler_gives_way(tmp_path: Path, profile: dode.Profile) -> None:
+    """To a profile of just this model; not to one with a doubt, and not where there is none."""
+    model = who(tmp_path / "model.safetensors")
+    x = randn(4, 2, 4, 4, seed=6) * HIGH
+    how = {"parametrization": "ve", "peers": ("dpmpp_2m",)}
+    table = dode.distill(MODEL, x, karras(6, LOW, HIGH), **how)
+    table = replace(table, model_fingerprint=model.fingerprint, cfg=2.0)
+    assert table.errors and table.errors.distilled_holdout
+    ours = table.errors.distilled_holdout
+
+    def kind(peer: float) -> str:
+        stored = [Stored(replace(table, peer_errors={"dpmpp_2m": peer * ours}), tmp_path / "t")]
+        return chosen(tmp_path, model, query(6), tables=stored).resolution.kind
+
+    assert kind(0.8) == "exact"
+    file = keep(tmp_path, profile, model, 7.0)
+    assert kind(0.8) == "exact"
+    file.unlink()
+    keep(tmp_path, profile, model, 2.0)
+    assert kind(0.8) == "profile"
+    assert kind(1.2) == "exact"
+
+
 def test_a_damaged_file_is_left_out(
     tmp_path: Path, profile: dode.Profile, caplog: pytest.LogCaptureFixture
 ) -> None:
