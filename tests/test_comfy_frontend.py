@@ -233,11 +233,11 @@ def relinked(node: dict[str, Any]) -> dict[str, Any]:
 def test_help_page_opens(front: FrontEnd) -> None:
     """The question mark above a selected node."""
     front.page.evaluate(ADD, ["DODE_Distill"])
-    front.fit()
-    front.page.evaluate(
+    front.page.evaluate(  # with room for the buttons above the node
         """() => {
             const {canvas, graph} = window.app;
-            canvas.ds.offset[1] += 200 / canvas.ds.scale;  // room for the buttons above the node
+            canvas.ds.scale = 0.8;
+            canvas.ds.offset = [400, 300];
             canvas.selectNode(graph.nodes[0]);
             canvas.setDirty(true, true);
         }"""
