@@ -128,14 +128,13 @@ def choose(
     own: Sequence[LambdaTable],
     stored: Callable[[], Sequence[Stored]],
     profiles: Callable[[], Sequence[StoredProfile]],
-    keep_schedule: bool = False,
 ) -> Choice:
     """What a run uses: a table that was made for just this run, else a profile, else what fits.
 
     A profile of just this model also comes before a table that was measured behind a built-in one.
-    ``own`` tables (connected, pinned) come first wherever they serve. With ``keep_schedule`` a
-    profile's rows are for the run's own grid; otherwise it brings its sigmas, from the run's first
-    to its last.
+    ``own`` tables (connected, pinned) come first wherever they serve. Where the query keeps its
+    schedule a profile's rows are for the run's own grid; otherwise it brings its sigmas, from the
+    run's first to its last.
     """
     found = first_of(own, stored, identity, query.pick)
     served = found.resolution.table is not None
@@ -146,7 +145,7 @@ def choose(
         return found
     if identity is None:
         return found
-    made, why = serve(profiles(), identity, query, keep_schedule)
+    made, why = serve(profiles(), identity, query)
     if made is None or (exact and made.doubts):
         return replace(found, doubts=(*found.doubts, why)) if why and not served else found
     refused = found.doubts[:1] if own else ()
@@ -162,7 +161,7 @@ def _behind(table: LambdaTable | None) -> bool:
 
 
 def serve(
-    stored: Sequence[StoredProfile], identity: Identity, query: Query, keep_schedule: bool = False
+    stored: Sequence[StoredProfile], identity: Identity, query: Query
 ) -> tuple[Choice | None, str]:
     """(what the nearest profile makes of a run, or None; why none of those that are there serves).
 
@@ -177,7 +176,7 @@ def serve(
     why = ""
     for (_, far), doubts, each in sorted(ranked, key=lambda item: item[0]):
         try:
-            table = table_for(each.profile, query.grid, keep_schedule)
+            table = table_for(each.profile, query.grid, query.keep_schedule)
         except SigmasError as error:
             why = f"{each.file.name} does not serve this run: {str(error).rstrip('.')}"
             continue

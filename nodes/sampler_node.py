@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..dode_core.errors import DodeError
 from ..dode_core.solve.solvers import SOLVERS, get_solver
 from .host import store
-from .host.common import CATEGORY, SOLVER_HELP, Table, Tables, as_list
+from .host.common import CATEGORY, SOLVER_HELP, Table, Tables, advanced, as_list
 from .host.sampling import sample_dode
 from .host.schema import ALIASES, schema
 
@@ -44,6 +44,16 @@ class Sampler(io.ComfyNode):
                     tooltip=f"{AUTO}: the table's own, or the best that the checkpoint has.\n"
                     + SOLVER_HELP,
                 ),
+                advanced(
+                    io.Boolean.Input(
+                        "keep_schedule",
+                        default=False,
+                        optional=True,
+                        tooltip="On: the noise levels stay those of your schedule, and only the "
+                        "steps between them are corrected. Off: where a table has noise levels "
+                        "of its own, which end nearer, those are used.",
+                    )
+                ),
             ],
             outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="For SamplerCustom.")],
         )
@@ -54,14 +64,17 @@ class Sampler(io.ComfyNode):
         return repr(store.state())
 
     @classmethod
-    def execute(cls, table: Tables | None = None, solver: str = AUTO) -> io.NodeOutput:
+    def execute(
+        cls, table: Tables | None = None, solver: str = AUTO, keep_schedule: bool = False
+    ) -> io.NodeOutput:
         if solver != AUTO:
             get_solver(solver)
             made = {each.solver for each in as_list(table)} if table is not None else {solver}
             if solver not in made:
                 own = ", ".join(sorted(made))
                 raise DodeError(f"The table is for {own}, but {solver} was chosen; choose {AUTO}.")
-        options = {"table": table, "solver": None if solver == AUTO else solver}
+        own = None if solver == AUTO else solver
+        options = {"table": table, "solver": own, "keep_schedule": keep_schedule}
         return io.NodeOutput(comfy.samplers.KSAMPLER(sample_dode, options))
 
 

@@ -167,6 +167,17 @@ def test_what_is_connected_serves_every_run(profiled: ComfyServer) -> None:
     assert not [kind for kind, _ in result.job.events if kind == "dode.notice"]
 
 
+def test_a_schedule_can_be_kept(profiled: ComfyServer) -> None:
+    """By D-ODE Sampler, with what is connected and with what it finds."""
+    source = demo(batch=4)
+    sigmas = {"s": node("BasicScheduler", model=source.model, scheduler="beta", steps=7, denoise=1)}
+    for table in ({}, {"table": ["distill", 0]}):
+        sampler = {"sampler": node("DODE_Sampler", keep_schedule=True, **table)}
+        graph = sampler_custom(source, ["sampler", 0], ["s", 0])
+        (said,) = run(profiled, sigmas, once(source), sampler, graph).said()[-1:]
+        assert said.startswith("profile: 7 steps, on your schedule")
+
+
 def test_a_profile_is_saved_under_a_name_of_ones_own(profiled: ComfyServer) -> None:
     before = set(profile_files(profiled))
     keep = {"save": node("DODE_SaveTable", table=["distill", 0], filename="my own")}

@@ -82,7 +82,7 @@ def test_any_run_is_served(tmp_path: Path, profile: dode.Profile) -> None:
         assert found.resolution.kind == "profile" and not found.doubts
         assert len(found.resolution.stages) == steps
         assert found.resolution.table is not None and found.resolution.table.learned_sigmas
-        kept = chosen(tmp_path, model, query(steps), keep_schedule=True).resolution
+        kept = chosen(tmp_path, model, query(steps, keep_schedule=True)).resolution
         assert [stage.sigma for stage in kept.stages] == pytest.approx(query(steps).grid[:-1])
     part = query(8).grid[3:]
     found = chosen(tmp_path, model, replace(query(8), grid=part)).resolution
@@ -147,6 +147,23 @@ def test_a_table_for_just_this_run_comes_first(tmp_path: Path, profile: dode.Pro
     assert chosen(tmp_path, model, query(6), tables=stored).resolution.kind == "exact"
     assert chosen(tmp_path, model, query(7), tables=stored).resolution.kind == "profile"
     assert chosen(tmp_path, model, query(6), own=[table]).resolution.table is table
+
+
+def test_a_kept_schedule_leaves_out_tables_of_other_sigmas(
+    tmp_path: Path, profile: dode.Profile
+) -> None:
+    """A table with learned sigmas would bring its own; on those themselves it serves."""
+    model = who(tmp_path / "model.safetensors")
+    table = replace(profile.table(6), model_fingerprint=model.fingerprint, cfg=2.0)
+    stored = [Stored(table, tmp_path / "model.dode.json")]
+    assert chosen(tmp_path, model, query(6), tables=stored).resolution.table is table
+    kept = query(6, keep_schedule=True)
+    found = chosen(tmp_path, model, kept, tables=stored)
+    assert found.resolution.table is None
+    assert [stage.sigma for stage in found.resolution.stages] == pytest.approx(kept.grid[:-1])
+    own = replace(kept, grid=table.sigmas.tolist())
+    assert chosen(tmp_path, model, own, tables=stored).resolution.table is table
+    assert chosen(tmp_path, model, kept, own=[table]).resolution.table is None
 
 
 def test_a_table_behind_a_built_in_sampler_gives_way(tmp_path: Path, profile: dode.Profile) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..solve.noise import same_sigmas
 from ..tables.identity import Identity
 from ..tables.library import Stored
 from ..tables.likeness import Likeness, compare
 from ..tables.table import LambdaTable
-from .resolve import Resolution, resolve
+from .resolve import Resolution, brings_sigmas, resolve
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,20 @@ class Query:
     solver: str | None = None
     channels: int | None = None
     highest: float | None = None  # the model's highest sigma
+    keep_schedule: bool = False  # the run stays on its grid, whatever table serves it
 
     def pick(self, tables: Sequence[LambdaTable]) -> Resolution:
-        """The best of some tables; those of another solver than the one asked for are left out."""
+        """The best of some tables; those of another solver than the one asked for are left out, and
+        with ``keep_schedule`` those that would bring other sigmas.
+        """
         usable = [each for each in tables if self.solver in (None, each.solver)]
+        if self.keep_schedule:
+            grid = self.grid
+            usable = [
+                each
+                for each in usable
+                if not brings_sigmas(each, grid) or same_sigmas(each.sigmas.tolist(), grid)
+            ]
         return resolve(
             usable,
             self.grid,

@@ -68,15 +68,21 @@ def sample_dode(
     one that was made for just this run, or what a profile makes of it.
 
     Without any, the plain solver runs with its natural extrapolation. What was used is logged, and
-    told to ``say``. ``keep_schedule``: see :func:`dode_core.shelf.choose`.
+    told to ``say``. With ``keep_schedule`` the run stays on ``sigmas``, whatever table serves it.
     """
     guider = getattr(model, "inner_model", None)
     patcher = getattr(guider, "model_patcher", None)
     kind = models.known_parametrization(model) or infer_parametrization(model, check_sigmas(sigmas))
     carried = table or riding_tables((extra_args or {}).get("model_options", {}))
     query = query_of(patcher, sigmas, models.guidance(guider))
-    query = replace(query, parametrization=kind, solver=solver, channels=x.shape[1])
-    choice = choose(patcher, query, carried, guider, keep_schedule)
+    query = replace(
+        query,
+        parametrization=kind,
+        solver=solver,
+        channels=x.shape[1],
+        keep_schedule=keep_schedule,
+    )
+    choice = choose(patcher, query, carried, guider)
     LastRun.query, LastRun.choice = query, choice
     resolution = choice.resolution
     if follows_steps(guider):
@@ -97,20 +103,17 @@ def query_of(patcher: Any, sigmas: Tensor, cfg: float | None) -> Query:
     return Query(check_sigmas(sigmas), kind, cfg, highest=highest)
 
 
-def choose(
-    patcher: Any, query: Query, carried: Any = None, guider: Any = None, keep_schedule: bool = False
-) -> Choice:
+def choose(patcher: Any, query: Query, carried: Any = None, guider: Any = None) -> Choice:
     """What a run of this MODEL uses, and where that is from.
 
     ``carried`` tables, connected or riding on the MODEL, go first; where they do not fit, the
-    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`;
-    ``keep_schedule``: see :func:`dode_core.shelf.choose`.
+    stored ones serve, and that is said. ``guider``: see :func:`.models.identify`.
     """
     identity = models.identify(patcher, *running_prompt(), guider) if patcher else None
     LastRun.identity = identity
     own = carried if isinstance(carried, list | tuple) else [carried] if carried else []
     if identity and isinstance(carried, AnySteps):
-        made, why = shelf.serve([carried.stored], identity, query, keep_schedule)
+        made, why = shelf.serve([carried.stored], identity, query)
         if made is not None:
             return made
     return shelf.choose(
@@ -119,7 +122,6 @@ def choose(
         own,
         lambda: store.find(identity) if identity else [],
         lambda: store.find_profiles(identity) if identity else [],
-        keep_schedule,
     )
 
 
