@@ -16,6 +16,7 @@ NAMES = {
     "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
     "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
+    "transfer": "a base model's profile on its fine-tunes, beside their own (needs emoji32.npz)",
     "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }
 
