@@ -104,6 +104,7 @@ def test_rows_for_a_given_grid() -> None:
     assert errors(table, grid)[0] < 0.7 * min(plain)
 
 
+@FORKS
 def test_no_more_samples_go_elsewhere_on_a_given_grid() -> None:
     grid = _padded(6)[1]
     assert errors(profile().table(sigmas=grid), grid)[1] < min(
