@@ -38,7 +38,7 @@ from .problems import HIGH, LOW, REFERENCE_STEPS
 from .references import CACHE
 
 STYLES = ("grey", "food")
-STEPS, BATCH, RATE = 700, 64, 3e-4
+STEPS, BATCH, RATE = 700, 32, 3e-4
 CFG, COUNTS, NOISES, SEED = 3.0, (5, 8, 12), 64, 999
 PART = 32
 
@@ -139,5 +139,5 @@ def main(arguments: Sequence[str] = ()) -> None:
             plain = found[f"{run.split(',')[0]}, DPM++ 2M"]
             ratio = f"{rms / plain[0]:.2f} / {median / plain[1]:.2f}"
             rows.append([style, run, f"{rms:.4f} / {median:.4f}", ratio])
-    print(text_table(["fine-tune", "run", "RMS / median", "to DPM++ 2M"], rows))
-    write_result("transfer", results)
+        print(text_table(["fine-tune", "run", "RMS / median", "to DPM++ 2M"], rows), flush=True)
+        write_result("transfer", results)
