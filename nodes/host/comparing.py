@@ -15,6 +15,7 @@ from ...dode_core.match.resolve import Resolution
 from ...dode_core.sampler import of_stages, run_resolved
 from ...dode_core.solve.solvers import get_solver
 from ...dode_core.solve.stages import Stage, plain
+from ...dode_core.tables.fields import PEER_LABELS
 from .calibrate import schedule
 from .live import Live
 from .running import SeededLatent, sample
@@ -82,7 +83,8 @@ def contenders(
 def peer_contender(model: Any, name: str, scheduler: str, steps: int, denoise: float) -> Contender:
     """A sampler of the host's menus, on the noise levels that the stock KSampler would give it."""
     sigmas = schedule(model, scheduler, steps, denoise, name)
-    return Contender(name, comfy.samplers.sampler_object(name), sigmas, len(sigmas) - 1)
+    label = PEER_LABELS.get(name, name)
+    return Contender(label, comfy.samplers.sampler_object(name), sigmas, len(sigmas) - 1)
 
 
 def stages_sampler(stages: list[Stage], kind: str) -> Any:
