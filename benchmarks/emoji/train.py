@@ -43,8 +43,11 @@ def load_data(path: str | Path) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def loss_fn(network: EmojiUNet, x0: Tensor, labels: Tensor) -> Tensor:
-    """The mean squared error of the network's own output, at unit scale for every sigma."""
+def loss_fn(network: EmojiUNet, x0: Tensor, labels: Tensor, half: bool = True) -> Tensor:
+    """The mean squared error of the network's own output, at unit scale for every sigma.
+
+    ``half``: in bfloat16, which processors without instructions for it are slower in.
+    """
     mean = LOG_SNR_MEAN[network.parametrization]
     ratio = torch.exp(mean + LOG_SNR_STD * torch.randn(len(x0), device=x0.device))
     eps = torch.randn_like(x0)
@@ -54,7 +57,7 @@ def loss_fn(network: EmojiUNet, x0: Tensor, labels: Tensor) -> Tensor:
     else:
         sigma, target = ratio / (1 + ratio), eps - x0
         x = x0 + sigma.view(-1, 1, 1, 1) * (eps - x0)
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
         out, scale = network.target(x, sigma, labels)
     return (((out - target) / scale) ** 2).mean()
 
