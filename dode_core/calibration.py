@@ -32,6 +32,7 @@ from .tables.table import LambdaTable
 
 QUICK_BUDGET = 64
 LEAST_BUDGET = 56
+LEAST_SAMPLES = 8  # that a host or a command takes; fewer say too little
 OBSERVED = 8  # samples that are learned from: more runs of fewer samples show more
 FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
 EXPLORED = (9, 6)
@@ -95,6 +96,15 @@ def calibrate(
 
 
 calibrate.__doc__ = (calibrate.__doc__ or "") % (OBSERVED, LARGE_BUDGET, DENSE_STEPS)
+
+
+def check_samples(samples: int) -> None:
+    """Raises :class:`CalibrationError` for so few that they say too little of every run."""
+    if samples < LEAST_SAMPLES:
+        raise CalibrationError(
+            f"{samples} samples are too few to serve any number of steps; use {LEAST_SAMPLES} or "
+            "more, or distill for one number of steps."
+        )
 
 
 def _fewer(samples: Samples, budget: float) -> Samples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .response.measured import Measured
+from .response.measured import Measured, nearest
 from .response.profile import Profile
 from .tables.fields import PEER_LABELS, compared
 
@@ -16,10 +16,9 @@ def compared_runs(profile: Profile) -> list[Measured]:
 
 def measured_worth(profile: Profile, steps: int = USUAL) -> str:
     """How much closer the measured run nearest to ``steps`` came; "" where none was compared."""
-    found = compared_runs(profile)
-    if not found:
+    run = nearest(compared_runs(profile), steps, whole=True)
+    if run is None:
         return ""
-    run = min(found, key=lambda each: abs(each.steps - steps))
     peer = run.built_in or 1.0
     ours = peer if run.measured > peer and _left_to_built_in(profile, run) else run.measured
     words = compared(ours / peer, f"{peer_name(run)}, the most promising built-in sampler,")

@@ -15,7 +15,6 @@ from examples import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
 from hosts.comfy import ComfyError, ComfyServer
 from PIL import Image
-from playwright.sync_api import TimeoutError
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "test_output"
@@ -90,13 +89,7 @@ def test_nodes_are_found_by_search(front: FrontEnd, comfy_server: ComfyServer) -
     info = comfy_server.object_info()
     front.page.evaluate("() => window.app.graph.clear()")
     box = front.page.locator(".comfy-vue-node-search-container input").last
-    for _ in range(5):  # a canvas that is still busy swallows the double click
-        front.page.mouse.dblclick(700, 450)
-        try:
-            box.wait_for(state="visible", timeout=15_000)
-            break
-        except TimeoutError:
-            continue
+    front.open_search(box, 700, 450)
     box.fill("D-ODE")
     front.page.get_by_text("D-ODE Demo Model").first.wait_for(timeout=60_000)
     front.page.screenshot(path=PICTURES / "search.png")

@@ -20,7 +20,6 @@ from hosts.browser import BrowserMissing, FrontEnd, find_chrome
 from hosts.checkpoints import WAN
 from hosts.comfy import CONDITIONING_PACK, ComfyError, ComfyServer
 from hosts.install import InstallError, newest_front_end
-from playwright.sync_api import TimeoutError
 from test_comfy_frontend import FILES, PICTURES, SMALL, relinked
 from test_comfy_two_experts import BLUEPRINT
 
@@ -258,13 +257,7 @@ def test_the_blueprint_is_found_and_runs(screen: FrontEnd) -> None:
     """By the search box, onto the canvas, with values that use both models."""
     screen.page.evaluate("() => window.app.graph.clear()")
     box = screen.page.get_by_role("combobox", name="Add a node...")
-    for _ in range(5):  # a canvas that is still busy swallows the double click
-        screen.page.mouse.dblclick(900, 500)
-        try:
-            box.wait_for(state="visible", timeout=15_000)
-            break
-        except TimeoutError:
-            continue
+    screen.open_search(box, 900, 500)
     box.fill("Wan 2.2 two-expert")
     screen.page.get_by_test_id("result-item").filter(has_text=BLUEPRINT).click()
     box.wait_for(state="detached")

@@ -59,6 +59,11 @@ def test_a_profile_of_a_checkpoint(
     assert main(["inspect", str(file)]) == 0
     out = capsys.readouterr().out
     assert "emoji_flow" in out and "any steps, cfg 2, from sigma 1 to 0.0" in out
+    other = [*command, "--out", file.name]
+    other[other.index("--cfg") + 1] = "3"
+    assert main(other) == 1
+    said = "is of emoji_flow at cfg 2, size 3x32x32, not of emoji_flow at cfg 3, size 3x32x32"
+    assert said in capsys.readouterr().err and file.stat().st_mtime_ns == before
     few = ["distill", "--demo", "emoji_flow", "--any-steps", "--samples", "4"]
     assert main(few) == 1
     assert "4 samples are too few" in capsys.readouterr().err

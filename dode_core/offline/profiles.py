@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..calibration import QUICK_BUDGET, calibrate
-from ..errors import CalibrationError, DodeError
+from ..calibration import QUICK_BUDGET, calibrate, check_samples
+from ..errors import CalibrationError
 from ..fit import distributed
 from ..fit.guarded import Progress
 from ..response.profile import SUFFIX, Profile
@@ -13,8 +13,6 @@ from ..shelf import StoredProfile, find_same_profile, load_profile, stamped_prof
 from ..tables import files
 from .batch import Plan
 from .loading import Loaded
-
-LEAST_SAMPLES = 8
 
 
 def profile_path(loaded: Loaded, cfg: float) -> Path:
@@ -30,11 +28,7 @@ def profile_checkpoint(
 
     (the profile, whether it was made now). Process 0 writes. Raises :class:`DodeError`.
     """
-    if plan.samples < LEAST_SAMPLES:
-        raise CalibrationError(
-            f"{plan.samples} samples are too few to serve any number of steps; use "
-            f"{LEAST_SAMPLES} or more."
-        )
+    check_samples(plan.samples)
     there = None if plan.again else _there(loaded, plan, file)
     if there is not None:
         return there, False
@@ -58,11 +52,21 @@ def profile_checkpoint(
 
 
 def _there(loaded: Loaded, plan: Plan, file: Path) -> Profile | None:
-    """The profile in the file, where it is of this checkpoint, cfg and size."""
+    """The profile in the file, None where there is no file.
+
+    Raises :class:`DodeError` for one that is not of this checkpoint, cfg and size: it is not lost.
+    """
     try:
         stored = StoredProfile(load_profile(file), file)
-    except (OSError, DodeError):
-        return None  # not there, or it is to be replaced
+    except OSError:
+        return None
     shape = tuple(loaded.shape)
-    found = find_same_profile([stored], loaded.identity, plan.cfg, shape)
-    return None if found is None else found.profile
+    if find_same_profile([stored], loaded.identity, plan.cfg, shape) is None:
+        other = stored.profile
+        cfg = "any cfg" if other.cfg is None else f"cfg {other.cfg:g}"
+        raise CalibrationError(
+            f"{file.name} is of {other.model_name or 'another model'} at {cfg}, size "
+            f"{'x'.join(map(str, other.latent_shape))}, not of {loaded.name} at cfg {plan.cfg:g}, "
+            f"size {'x'.join(map(str, shape))}; give another --out, or --again to replace it."
+        )
+    return stored.profile

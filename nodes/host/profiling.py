@@ -21,8 +21,6 @@ from .hidden_sampler import HiddenSampler
 from .live import Live
 from .told import Told
 
-LEAST_SAMPLES = 8  # of a profile; fewer say too little
-
 
 @dataclass(frozen=True)
 class ProfileWork:
@@ -93,11 +91,7 @@ def sigma_range(patcher: Any) -> tuple[float, float]:
 
 def make_profile(work: ProfileWork, live: Live) -> Profile:
     """Calibrate with a guider. Raises :class:`DodeError`, and the host's own on interrupt."""
-    if work.samples < LEAST_SAMPLES:
-        raise CalibrationError(
-            f"{work.samples} samples are too few to serve any number of steps; use "
-            f"{LEAST_SAMPLES} or more, or another method."
-        )
+    calibration().check_samples(work.samples)
     before_work.check_caches(work.guider.model_patcher)
     high, low = sigma_range(work.guider.model_patcher)
     latent = calibrate.repeat(work.latent, work.samples)

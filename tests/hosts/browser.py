@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import requests
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, TimeoutError, sync_playwright
 
 from .client import ComfyError
 
@@ -197,6 +197,16 @@ class FrontEnd:
             "([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, name]
         )
         self.fit()
+
+    def open_search(self, box: Locator, x: int, y: int) -> None:
+        """Double click on the canvas until its search box is there."""
+        for _ in range(5):  # a canvas that is still busy swallows the double click
+            self.page.mouse.dblclick(x, y)
+            try:
+                box.wait_for(state="visible", timeout=15_000)
+                return
+            except TimeoutError:
+                continue
 
     def fit(self) -> None:
         """Scroll and zoom so that the whole graph is in view."""
