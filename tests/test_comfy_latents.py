@@ -139,4 +139,4 @@ def test_nested_in_compare(comfy: ComfyServer) -> None:
     result = run(comfy, source.nodes, vae, graph)
     image: Image.Image = comfy.image(result.outputs["compare"]["images"][0])
     assert image.width > 4 * 256
-    assert "euler, 4 evaluations, error 0." in result.text("compare")
+    assert "Euler, 4 evaluations, error 0." in result.text("compare")

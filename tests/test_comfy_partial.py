@@ -69,7 +69,7 @@ def test_image_to_image(comfy: ComfyServer, denoise: float, steps: int) -> None:
     assert rms(result.latent("k"), result.latent("image")) > 0.01
     error = errors(result.text("compare"))
     assert error["D-DDIM"] < error["plain DDIM"]
-    assert error["euler"] == pytest.approx(error["plain DDIM"], abs=2e-4)
+    assert error["Euler"] == pytest.approx(error["plain DDIM"], abs=2e-4)
 
 
 def errors(report: str) -> dict[str, float]:
