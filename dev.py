@@ -61,12 +61,14 @@ def lint() -> int:
 
 
 def tests() -> int:
-    """The whole suite: two files at a time, then, one by one, those with a server and a browser.
+    """The whole suite, two files at a time: those with a server and a browser come last.
 
-    One thread each: small models beside a server and a browser only slow each other down.
+    Each of the two has a server and a browser of its own. One thread each: small models beside
+    them only slow each other down.
     """
-    two = run("pytest", "-m", "not comfy", "-n", "2", "--dist", "loadfile", threads=1)
-    return run("pytest", "-m", "comfy", threads=1) or two
+    at_once = ("-n", "2", "--dist", "loadfile")
+    plain = run("pytest", "-m", "not comfy", *at_once, threads=1)
+    return run("pytest", "-m", "comfy", *at_once, threads=1) or plain
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ Reports that stay, each picture once, no node over another in any template after
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfy_graphs import demo, distill, ksampler
+from comfy_graphs import demo, distill, ksampler, new_seed
 from conftest import missing
 from examples import EXAMPLES, write_models
 from hosts.browser import BrowserMissing, FrontEnd, find_chrome
@@ -102,7 +101,6 @@ STAND_IN = """width => {
 }"""
 SAID = "() => app.graph.nodes.filter(n => n.dodeReport).map(n => n.dodeReport.textContent)"
 DISTILL, SAMPLE = 2, 3
-_seeds = itertools.count(2000)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +131,7 @@ def screen(request: pytest.FixtureRequest, newest: ComfyServer) -> Iterator[Fron
 def graph(**settings: Any) -> dict[str, Any]:
     """Distil, and sample with the stock KSampler; new seeds, so that nothing is cached."""
     source = demo()
-    found = {**distill(source, **settings), **ksampler(source, seed=next(_seeds))}
+    found = {**distill(source, **settings), **ksampler(source, seed=new_seed())}
     ids = {"demo": "1", "distill": str(DISTILL), "k": str(SAMPLE)}
     return {ids[key]: relinked(node) for key, node in found.items() if key in ids}
 
@@ -168,7 +166,7 @@ def test_a_sampler_says_it_when_it_is_cached(screen: FrontEnd) -> None:
     source = {"class_type": "DODE_DemoModel", "inputs": {"subject": "food", "variant": "EDM"}}
     source["inputs"]["batch_size"] = 1
     parts = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2]}
-    inputs = {**parts, "latent_image": ["1", 3], "seed": next(_seeds), "steps": 5, "cfg": 2.0}
+    inputs = {**parts, "latent_image": ["1", 3], "seed": new_seed(), "steps": 5, "cfg": 2.0}
     sampler = {"class_type": "DODE_KSampler", "inputs": inputs}
     keep = {"class_type": "SaveLatent", "inputs": {"samples": [str(SAMPLE), 0]}}
     screen.load_prompt({"1": source, str(SAMPLE): sampler, "4": keep})
