@@ -5,6 +5,7 @@ Reports that stay, each picture once, no node over another in any template after
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
