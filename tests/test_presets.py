@@ -208,6 +208,7 @@ def test_what_is_shipped_is_in_order(capsys: pytest.CaptureFixture[str]) -> None
 
 # Measuring again
 
+MEASURED = ("dpmpp_2m", "distilled")
 DISTIL = ["distill", "--demo", "emoji_edm", "--steps", "4", "--samples", "8"]
 
 
@@ -229,7 +230,25 @@ def test_verify_measures_on_the_users_own_model(
     check[1] = "bad.dode.json"
     assert run(*check) == 1
     out, err = capsys.readouterr()
-    assert "WORSE than plain" in out and "1 of 1 tables are worse than their plain solver" in err
+    assert "WORSE than plain" in out and "1 of 1 tables are worse than what they were" in err
+
+
+def test_verify_measures_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On new noise, beside DPM++ 2M: 8 steps end nearer; another kind of model is refused."""
+    file = str(tmp_path / "once.dode-profile")
+    how = ["distill", "--demo", "emoji_edm", "--any-steps", "--samples", "8", "--out", file]
+    assert main(how) == 0
+    assert run("add", file, "--folder", tmp_path) == 1
+    assert "is a profile, and this folder takes tables" in capsys.readouterr().err
+    assert run("verify", file) == 0
+    assert "once.dode-profile: 3 tables, in order" in capsys.readouterr().out
+    check = ["verify", file, "--samples", "8", "--steps", "8", "--demo"]
+    assert run(*check, "emoji_edm") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "8 steps" in line)
+    errors = [float(line.split(f"{word} ")[1].split(",")[0].split(":")[0]) for word in MEASURED]
+    assert errors[1] < 0.8 * errors[0] and line.endswith("ok") and "claimed" not in line
+    assert run(*check, "emoji_flow") == 1
+    assert "is for ve models, emoji_flow is flow" in capsys.readouterr().err
 
 
 def test_verify_refuses_another_kind_of_model(tmp_path: Path, capsys: Any) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 from ..errors import TableError
 from ..step_counts import step_counts
 
+ANY = "1-1000"
+FEW = (5, 8, 12)  # steps at which a profile is measured when nobody says
+USUAL = "dpmpp_2m"  # what a profile is measured beside: its tables have no solver of their own
+
 
 def add(commands: Any) -> None:
     """The command and what it can do."""
@@ -24,15 +28,18 @@ def add(commands: Any) -> None:
         "verify",
         help="check the folder's files, or measure tables again on your own checkpoint",
         description="Without a checkpoint: are the files what the index says? With one: every "
-        "table is measured on new noise, and refused when it is worse than its plain solver.",
+        "table is measured on new noise, and refused when it is worse than its plain solver; "
+        "of a profile 5, 8 and 12 steps (or --steps), beside DPM++ 2M.",
     )
-    act.add_argument("files", nargs="*", help="table files (default: all presets of the folder)")
+    act.add_argument(
+        "files", nargs="*", help="table files or profiles (default: all presets of the folder)"
+    )
     act.add_argument("--demo", metavar="NAME", help="measure on a demo model")
     act.add_argument("--diffusers", metavar="PATH", help="measure on this checkpoint")
     act.add_argument("--prompts", metavar="FILE", help="prompts, one a line")
     act.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt")
     act.add_argument("--solver", default="all", help="names with commas, or all")
-    act.add_argument("--steps", default="1-1000", help="8, or 4,6,8, or 4-10")
+    act.add_argument("--steps", default=ANY, help="8, or 4,6,8, or 4-10")
     act.add_argument("--samples", type=int, default=16)
     act.add_argument("--seed", type=int, default=0, help="of the new noise")
     act.add_argument("--device", default="", help="cuda, mps or cpu (default: the best)")
@@ -50,8 +57,14 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 def run_add(args: argparse.Namespace) -> None:
     """Check, copy, list."""
+    from ..response.profile import SUFFIX
     from ..tables.presets import add_preset
 
+    if args.file.endswith(SUFFIX):
+        raise TableError(
+            f"{Path(args.file).name} is a profile, and this folder takes tables; put the profile "
+            "beside the checkpoint, or export the tables of the steps that you want to share."
+        )
     print(f"added {add_preset(folder_of(args), args.file, args.note).describe()}")
 
 
@@ -67,13 +80,16 @@ def run_list(args: argparse.Namespace) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> None:
-    """Check files; with a checkpoint, measure. Raises :class:`TableError` when one fails."""
+    """Check files; with a checkpoint, measure. Raises :class:`TableError` when one fails.
+
+    A profile that could be read is in order: what a shared table must say of itself it need not.
+    """
+    from ..response.profile import SUFFIX
     from ..tables.presets import load_preset, problems, read_index
-    from ..tables.table import load_tables
 
     folder = folder_of(args)
     if args.files:
-        named = [(Path(file).name, load_tables(file)) for file in args.files]
+        named = [(Path(file).name, tables_in(file, args.steps)) for file in args.files]
     else:
         named = [(preset.file, load_preset(folder, preset)) for preset in read_index(folder)]
     if args.demo or args.diffusers:
@@ -81,11 +97,22 @@ def run_verify(args: argparse.Namespace) -> None:
         return
     bad = 0
     for name, tables in named:
-        found = problems(tables)
+        found = [] if name.endswith(SUFFIX) else problems(tables)
         bad += bool(found)
         print(f"{name}: {len(tables)} tables, {'; '.join(found[:3]) or 'in order'}")
     if bad:
         raise TableError(f"{bad} of {len(named)} files are not fit to be shared, see above.")
+
+
+def tables_in(file: str, steps: str) -> list[Any]:
+    """The tables of a file; of a profile those of ``steps``, or of a few where all are meant."""
+    from ..response.profile import SUFFIX, Profile
+    from ..tables.table import load_tables
+
+    if not file.endswith(SUFFIX):
+        return list(load_tables(file))
+    profile = Profile.load(file)
+    return [profile.table(n) for n in (FEW if steps == ANY else step_counts(steps))]
 
 
 def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) -> None:
@@ -94,6 +121,7 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
     from ..offline.loading import Wanted, read_lines
     from ..offline.sources import load
     from ..offline.verify import measure
+    from ..response.profile import SUFFIX
     from ..solve.solvers import SOLVERS
     from ..tables.identity import marks
 
@@ -110,7 +138,8 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
         for table in chosen[:1]:
             if marks(table.model_fingerprint).get("file") != marks(loaded.fingerprint)["file"]:
                 print(f"note: {name} was made for {table.model_name}, not for {loaded.name}")
-        for result in measure(loaded, chosen, args.samples, args.seed):
+        beside = USUAL if name.endswith(SUFFIX) else None
+        for result in measure(loaded, chosen, args.samples, args.seed, beside=beside):
             count += 1
             worse += not result.helps
             print(result.describe(), flush=True)
@@ -118,7 +147,7 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
         raise TableError(f"No table of these is for {loaded.name} with such solvers and steps.")
     if worse:
         raise TableError(
-            f"{worse} of {count} tables are worse than their plain solver on {loaded.name}; do not "
-            "use or publish them."
+            f"{worse} of {count} tables are worse than what they were measured beside on "
+            f"{loaded.name}; do not use or publish them."
         )
-    print(f"all {count} tables are at least as good as their plain solver on {loaded.name}")
+    print(f"all {count} tables are at least as good as what is beside them on {loaded.name}")
