@@ -17,6 +17,7 @@ NAMES = {
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
     "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
     "transfer": "a base model's profile on its fine-tunes, beside their own (needs emoji32.npz)",
+    "interval": "guidance only between two sigmas, at equal passes (half an hour, resumable)",
     "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }
 

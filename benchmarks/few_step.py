@@ -27,7 +27,7 @@ from . import few_step_report
 from .common import RESULTS, machine
 from .ours import OURS, distill
 from .peers import NEWER_SAMPLERS, Host
-from .problems import HIGH, LOW, MNIST, PROBLEMS, Problem
+from .problems import PROBLEMS, Problem
 from .scores import Scores
 
 BATCH = 32
@@ -46,8 +46,8 @@ class Bench:
         self.problem, self.model = problem, problem.model
         self.x, self.args = problem.noise(HELD_OUT, HELD_OUT_SEED)
         reference = self.ours(problem.fine_grid(), solver="heun")
-        self.scores = Scores(reference, images=problem.weights not in ("", MNIST))
-        self.host = Host(problem.parametrization, LOW, HIGH)
+        self.scores = Scores(reference, images=problem.weights.startswith("emoji"))
+        self.host = Host(problem.parametrization, problem.low, problem.high)
         self.peers = self.host.samplers()
 
     def _parts(self, first: int, last: int) -> Iterator[tuple[Tensor, dict[str, Any]]]:

@@ -13,11 +13,13 @@ from torch import Tensor
 from dode_core.demo.model import CLASSES, IMAGE_SHAPE, load_demo
 from dode_core.solve.schedules import karras, uniform
 
+from . import mnist_ddpm
 from .common import tests_on_path
 
 LOW, HIGH = 0.002, 80.0
 REFERENCE_STEPS = 64  # of Heun, 127 evaluations
 MNIST = "mnist"  # the third-party transformer
+DDPM = "ddpm"  # the third-party noise predictor
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,16 @@ class Problem:
     name: str
     parametrization: str
     cfg: float = 1.0
-    weights: str = ""  # of a demo model, or MNIST; none for the mixture
+    weights: str = ""  # of a demo model, MNIST or DDPM; none for the mixture
+
+    @property
+    def low(self) -> float:
+        return mnist_ddpm.LOW if self.weights == DDPM else LOW
 
     @property
     def high(self) -> float:
-        return 1.0 if self.parametrization == "flow" else HIGH
+        high = mnist_ddpm.HIGH if self.weights == DDPM else HIGH
+        return 1.0 if self.parametrization == "flow" else high
 
     @cached_property
     def model(self) -> Any:
@@ -39,6 +46,8 @@ class Problem:
             from .mnist_transformer import MnistTransformer
 
             return MnistTransformer()
+        if self.weights == DDPM:
+            return mnist_ddpm.MnistDdpm()
         if self.weights:
             return load_demo(self.weights)
         tests_on_path()
@@ -50,7 +59,7 @@ class Problem:
         """The grid that our tables are distilled for."""
         if self.parametrization == "flow":
             return uniform(steps, LOW, 1.0)
-        return karras(steps, LOW, HIGH)
+        return karras(steps, self.low, self.high)
 
     def fine_grid(self, steps: int = REFERENCE_STEPS) -> Tensor:
         """The grid of the converged solution."""
@@ -63,10 +72,12 @@ class Problem:
         if self.weights == MNIST:
             from .mnist_transformer import CLASSES as classes
             from .mnist_transformer import IMAGE_SHAPE as shape
+        if self.weights == DDPM:
+            shape = mnist_ddpm.IMAGE_SHAPE
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(count, *shape, generator=generator) * self.high
         labels = torch.arange(count) % classes
-        return x, {"labels": labels, "cfg": self.cfg} if self.weights else {}
+        return x, {"labels": labels, "cfg": self.cfg} if self.weights not in ("", DDPM) else {}
 
 
 PROBLEMS = {
@@ -80,5 +91,6 @@ PROBLEMS = {
         Problem("mixture", "ve"),
         Problem("MNIST transformer, cfg 1", "flow", 1.0, MNIST),
         Problem("MNIST transformer, cfg 3", "flow", 3.0, MNIST),
+        Problem("MNIST noise predictor", "ve", 1.0, DDPM),
     )
 }

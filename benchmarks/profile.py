@@ -29,7 +29,7 @@ from dode_core.solve.schedules import exponential, karras
 from .common import RESULTS, machine
 from .few_step import PEERS
 from .few_step import load as few_step
-from .problems import LOW, PROBLEMS, Problem
+from .problems import PROBLEMS, Problem
 from .references import STARTS, reference
 
 PATH = RESULTS / "profile.json"
@@ -52,7 +52,7 @@ def made(name: str, setting: str) -> tuple[dode.Profile, float]:
         problem.model,
         x,
         problem.high,
-        LOW,
+        problem.low,
         extra_args=args,
         parametrization=problem.parametrization,
         budget=BUDGETS[setting],

@@ -18,7 +18,7 @@ from dode_core.report import text_table
 from dode_core.solve.integrate import State
 
 from .common import write_result
-from .problems import LOW, PROBLEMS, Problem
+from .problems import PROBLEMS, Problem
 from .scores import Scores
 
 SAMPLES, SEED, REFERENCE_STEPS = 48, 77, 96
@@ -43,7 +43,7 @@ def measure(problem: Problem) -> dict[str, dict[str, float]]:
     found = {}
     for solver in SOLVERS:
         for steps in STEPS:
-            grid = dense_grid(problem.high, LOW, kind, steps)
+            grid = dense_grid(problem.high, problem.low, kind, steps)
             run = dense_teacher(problem.model, State.begin(x, args), grid, kind, solver)
             found[f"{solver} {steps}"] = scores.quick(run.final)
     return found

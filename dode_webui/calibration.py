@@ -32,6 +32,12 @@ from .rows import Grid, Progress, Rows, Watched
 
 ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
 
+BY_STEP = (
+    "the settings leave guidance out by the number of the step (Skip Early CFG, or NGMS at every "
+    "other step), so that another number of steps is another model: what was measured holds for "
+    "these steps only; NGMS at all steps goes by the noise level and has no such limit"
+)
+
 
 class HiddenSampler:
     """The sampler function that distills; ``tables`` is its result, ``error`` why there is none.
@@ -100,6 +106,8 @@ class HiddenSampler:
         if grid[-1] == 0:
             said = few_step.already_few_step
             self.note = said(asked, noise, grid, kind, args, batch_size=self.batch_size)
+        if host.unguided_by_step(getattr(model, "p", None)):
+            self.note = "; ".join(filter(None, (self.note, BY_STEP)))
 
     def _distill(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]

@@ -134,14 +134,43 @@ def cfgs(cfg: float, distilled: float | None) -> str:
     )
 
 
-def identity(prompt: str = "", upcoming: bool = False, distilled: float | None = None) -> Identity:
-    """The loaded (or upcoming) checkpoint, the LoRAs that a prompt names, and the distilled cfg."""
+def identity(
+    prompt: str = "", upcoming: bool = False, distilled: float | None = None, p: Any = None
+) -> Identity:
+    """The loaded (or upcoming) checkpoint, the LoRAs that a prompt names, the distilled cfg, and
+    where guidance is left out: by the settings, or by those of the run ``p``.
+    """
     path = checkpoint(upcoming)
     parts = {"file": file_fingerprint(path) if path else "", "patches": lora_mark(prompt)}
-    parts |= distilled_mark(distilled)
+    parts |= distilled_mark(distilled) | {"unguided": unguided_mark(p)}
     fingerprint = " ".join(f"{key}:{value}" for key, value in parts.items() if value)
     name = path.name if path else "unknown"
     return Identity(path, "".join(c if c.isprintable() else "_" for c in name), fingerprint)
+
+
+def unguided_mark(p: Any = None) -> str:
+    """Where the host leaves guidance out ("NGMS=4+all_steps"); empty where it does nowhere.
+
+    Without guidance there the denoiser is another one, whose images differ.
+    """
+    words = []
+    if (early := _number(option("skip_early_cond", 0))) > 0:
+        words.append(f"Skip_Early_CFG={early:g}")
+    own = getattr(p, "s_min_uncond", None)
+    if (below := _number(option("s_min_uncond", 0) if own is None else own)) > 0:
+        words.append(f"NGMS={below:g}")
+        words += ["all_steps"] if option("s_min_uncond_all", False) else []
+    return "+".join(words)
+
+
+def unguided_by_step(p: Any = None) -> bool:
+    """Whether the number of a step, not its noise level, decides where guidance is left out."""
+    words = unguided_mark(p)
+    return "Skip_Early" in words or ("NGMS" in words and "all_steps" not in words)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def lora_mark(prompt: str) -> str:

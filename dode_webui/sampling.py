@@ -133,7 +133,7 @@ def not_here(table: str) -> str:
 
 def automatic(p: Any, query: Query, warning: str = "") -> Used:
     """The best table of the loaded checkpoint."""
-    who = host.identity(host.first_prompt(p), distilled=host.distilled_cfg(p))
+    who = host.identity(host.first_prompt(p), distilled=host.distilled_cfg(p), p=p)
     library = host.library()
     choice = shelf.choose(
         query, who, (), lambda: library.find(who), lambda: shelf.find_profiles(library, who)

@@ -312,6 +312,40 @@ def test_identity_is_everything_that_changes_the_guided_output(
     assert (like(*prints) == "same") == (not differ(*outputs)), (field, prints)
 
 
+def between(low: float, high: float, cfg: float, bases: list[Any]) -> Any:
+    """A MODEL with another cfg between two sigmas, put there as ComfyUI's CFG Override does it."""
+    from comfy.patcher_extension import WrappersMP
+
+    def predict(execute: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        guider = execute.class_obj
+        before = guider.cfg
+        guider.cfg = cfg if low <= float(args[1].flatten()[0]) <= high else before
+        try:
+            return execute(*args, **kwargs)
+        finally:
+            guider.cfg = before
+
+    model = bases[0].clone()
+    model.add_wrapper(WrappersMP.PREDICT_NOISE, predict)
+    return model
+
+
+def test_guidance_between_two_sigmas_is_another_model(bases: list[Any]) -> None:
+    """Its range and its cfg too, so that a table made for it is its own."""
+    everywhere = 0.0, 1.0
+    plain, own = bases[0].clone(), between(*everywhere, 1.0, bases)
+    assert differ(output(guided(Recipe(), plain)), output(guided(Recipe(), own)))
+    models = [plain, own, between(0.0, 0.5, 1.0, bases), between(*everywhere, 2.0, bases)]
+    prints = [print_of(model, guided(Recipe(), model)) for model in models]
+    again = between(*everywhere, 1.0, bases)
+    assert like(prints[1], print_of(again, guided(Recipe(), again))) == "same"
+    for i, one in enumerate(prints):
+        assert [like(one, other) for other in prints].index("same") == i
+        assert sum(like(one, other) == "close" for other in prints) == 3
+    said = part("dode_core.tables.likeness").compare(prints[0], prints[1]).doubts
+    assert said and "made with" in said[0]
+
+
 def test_a_prediction_type_is_refused(bases: list[Any]) -> None:
     """And the range of sigmas; another shift is not."""
     prints = {

@@ -45,6 +45,18 @@ def is_free(host: Host) -> None:
     assert host.txt2img(4, name).latent.isfinite().all()
 
 
+def test_a_table_is_made_for_where_guidance_is_left_out(webui: Host) -> None:
+    """It is recorded; where the step number decides, the result says what it is good for."""
+    webui.shared.opts.data |= {"s_min_uncond": 2.0, "s_min_uncond_all": True}
+    every = finished(request())
+    assert every.state == job.DONE and "number of the step" not in every.result.note
+    webui.shared.opts.data |= {"s_min_uncond_all": False}
+    other = finished(request())
+    assert other.state == job.DONE and "number of the step" in other.result.note
+    marks = [table.model_fingerprint.split()[-1] for table in tables_in(webui.sidecar)]
+    assert sorted(marks) == ["unguided:NGMS=2", "unguided:NGMS=2+all_steps"]
+
+
 def test_a_table_beside_the_checkpoint(webui: Host) -> None:
     running = finished(request())
     assert running.state == job.DONE, running.error

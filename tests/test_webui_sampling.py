@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -296,6 +296,36 @@ def test_loras_in_the_prompt(webui: Host) -> None:
     keep(webui, made_up("ddim", grid(webui), model_fingerprint=f"{mark(webui)} patches:{one}"))
     p = webui.txt2img(6, sampler(webui))
     assert "made with LoRAs" in p.comments[0]
+
+
+def test_where_guidance_is_left_out_is_part_of_the_model(webui: Host) -> None:
+    """NGMS and Skip Early: a table of full guidance is named as that, one of the same serves."""
+    from dode_webui import host
+
+    plain = made_up("ddim", grid(webui), model_fingerprint=mark(webui), cfg=7.0)
+    keep(webui, plain)
+    assert "D-ODE note" not in webui.txt2img(6, sampler(webui)).extra_generation_params
+    webui.shared.opts.data |= {"s_min_uncond": 4.0, "s_min_uncond_all": True}
+    said = webui.txt2img(6, sampler(webui)).extra_generation_params["D-ODE note"]
+    assert "made with guidance at every step, this run has NGMS 4, all steps" in said
+    own = f"{mark(webui)} unguided:NGMS=4+all_steps"
+    assert host.identity().fingerprint == own and not host.unguided_by_step()
+    keep(webui, plain, made_up("ddim", grid(webui), model_fingerprint=own, cfg=7.0, seed=5))
+    assert "D-ODE note" not in webui.txt2img(6, sampler(webui)).extra_generation_params
+    webui.shared.opts.data |= {"s_min_uncond": 0.0, "skip_early_cond": 0.25}
+    said = webui.txt2img(6, sampler(webui)).extra_generation_params["D-ODE note"]
+    assert "this run has Skip Early CFG 0.25" in said and host.unguided_by_step()
+
+
+def test_ngms_of_one_run(webui: Host) -> None:
+    """As the X/Y/Z plot sets it: the run's own value, not the setting's."""
+    from dode_webui import host
+
+    webui.shared.opts.data |= {"s_min_uncond": 4.0}
+    assert host.unguided_mark(SimpleNamespace(s_min_uncond=None)) == "NGMS=4"
+    assert host.unguided_mark(SimpleNamespace(s_min_uncond=1.5)) == "NGMS=1.5"
+    assert host.unguided_mark(SimpleNamespace(s_min_uncond=0.0)) == ""
+    assert host.unguided_by_step(), "every other step, unless at all steps"
 
 
 def test_interrupt_keeps_the_infotext(webui: Host) -> None:

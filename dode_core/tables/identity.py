@@ -10,6 +10,7 @@ file            size, header and blocks of the checkpoint's file
 patches         what LoRAs and merges add, by value; left out where there are none
 options         what wraps the weights: functions, wrappers, replaced parts; "none" for nothing
 guider          the class that mixes the outputs, and its scales; "CFG" for plain guidance
+unguided        where a WebUI leaves guidance out, "NGMS=4"; left out where it does nowhere
 prediction      eps, v, flow, x0, edm: what the network's output means
 range           lowest and highest sigma, "0.0292-14.61"
 sampling        shift, zsnr, the map from sigmas to time
@@ -17,7 +18,7 @@ sampling        shift, zsnr, the map from sigmas to time
 
 Other marks may be there ("distilled_cfg:3.5"): they are compared by name. A mark that read nothing
 is left out. A mark that only one of two fingerprints has is *unknown*, not different, but for
-``patches``: a fingerprint without it has none.
+``patches`` and ``unguided``: a fingerprint without them has none.
 """
 
 from __future__ import annotations

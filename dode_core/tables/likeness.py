@@ -11,6 +11,7 @@ Kind = Literal["same", "close", "another", "refused"]
 WEIGHTS = ("values", "weights", "file")  # what knows weights again, the surest first
 SAME_RANGE = 0.01  # relative, of the highest sigma; the lowest moves with a flow model's shift
 PARTLY = "partly_read"  # a word of a mark: there was more than could be looked at
+EVERY_STEP = "guidance at every step"
 PLAIN = {"options": "none", "guider": "CFG"}  # values that say: nothing special
 
 
@@ -124,6 +125,8 @@ def _comparable(name: str, a: str, b: str) -> bool:
     """Whether two values that differ say that the models do."""
     if name == "patches":  # no mark is no patch; without words it is an older version's, by name
         return not (a and b) or bool(words(a)) == bool(words(b))
+    if name == "unguided":  # no mark is guidance at every step
+        return True
     return bool(a and b)
 
 
@@ -151,7 +154,7 @@ def _ordinary(unknown: Difference) -> bool:
 
 
 def _importance(name: str) -> tuple[int, str]:
-    order = ("prediction", "range", "patches", "options", "guider", "sampling")
+    order = ("prediction", "range", "patches", "options", "guider", "unguided", "sampling")
     return (order.index(name) if name in order else len(order)), name
 
 
@@ -162,6 +165,8 @@ def _say(each: Difference) -> str:
     if each.mark == "options":
         return _say_options(a, b)
     ours, theirs = _plain(each.ours), _plain(each.theirs)
+    if each.mark == "unguided":
+        return f"made with {theirs or EVERY_STEP}, this run has {ours or EVERY_STEP}"
     if each.mark == "values":
         return "made with other values of the same file's weights (another precision, or a change)"
     if each.mark == "prediction":
