@@ -46,6 +46,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+def load_results(path: Path) -> dict[str, Any]:
+    """Every finished job of a resumable benchmark, by its key."""
+    return json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
+
+
+def add_result(path: Path, key: str, found: Any, **about: Any) -> None:
+    """Add one job's result to the file, atomically; ``about`` stands beside the results."""
+    document = {"machine": machine(), **about, "result": load_results(path) | {key: found}}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
 def write_result(name: str, result: Any) -> Path:
     """Write benchmarks/results/<name>.json."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from tqdm import tqdm
 import dode_core as dode
 
 from . import few_step_report
-from .common import RESULTS, machine
+from .common import RESULTS, add_result, load_results
 from .ours import OURS, distill
 from .peers import NEWER_SAMPLERS, Host
 from .problems import PROBLEMS, Problem
@@ -122,7 +121,7 @@ class Bench:
 
 
 def load(path: Path = PATH) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
+    return load_results(path)
 
 
 @contextlib.contextmanager
@@ -138,11 +137,7 @@ def locked(path: Path) -> Iterator[None]:
 def save(key: str, found: Any, path: Path = PATH) -> None:
     """Add one job's result to the file, atomically."""
     with locked(path):
-        result = load(path) | {key: found}
-        text = json.dumps({"machine": machine(), "held_out": HELD_OUT, "result": result}, indent=1)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        add_result(path, key, found, held_out=HELD_OUT)
 
 
 def main(arguments: Sequence[str] = ()) -> None:

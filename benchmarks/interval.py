@@ -12,7 +12,6 @@ benchmarks' are (``benchmarks/references.py``).
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -26,7 +25,7 @@ import dode_core as dode
 from dode_core.report import text_table
 
 from . import profile as full
-from .common import RESULTS, machine
+from .common import RESULTS, add_result, load_results
 from .problems import LOW, Problem
 from .references import CACHE, PART, SEED, reference
 
@@ -168,14 +167,11 @@ def apart(cfg: float) -> None:
 
 
 def load() -> dict[str, Any]:
-    return json.loads(PATH.read_text(encoding="utf-8"))["result"] if PATH.exists() else {}
+    return load_results(PATH)
 
 
 def save(key: str, found: Any) -> None:
-    text = json.dumps({"machine": machine(), "result": load() | {key: found}}, indent=1)
-    temporary = PATH.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(PATH)
+    add_result(PATH, key, found)
 
 
 def report() -> None:

@@ -12,7 +12,6 @@ samples are kept outside of the repository (``benchmarks/references.py``).
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import dode_core as dode
 from dode_core.report import text_table
 from dode_core.solve.schedules import exponential, karras
 
-from .common import RESULTS, machine
+from .common import RESULTS, add_result, load_results
 from .few_step import PEERS
 from .few_step import load as few_step
 from .problems import PROBLEMS, Problem
@@ -143,14 +142,11 @@ def _job(
 
 
 def load() -> dict[str, Any]:
-    return json.loads(PATH.read_text(encoding="utf-8"))["result"] if PATH.exists() else {}
+    return load_results(PATH)
 
 
 def save(key: str, found: Any) -> None:
-    text = json.dumps({"machine": machine(), "result": load() | {key: found}}, indent=1)
-    temporary = PATH.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(PATH)
+    add_result(PATH, key, found)
 
 
 def peers(name: str, steps: int) -> list[float] | None:

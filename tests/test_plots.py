@@ -43,7 +43,6 @@ def overlapping(fig: Any) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("sigmas", [FLOW, NARROW, TWO_DECADES, WIDE])
 def test_a_table(sigmas: Sequence[float]) -> None:
-    pytest.importorskip("matplotlib")
     kind = "flow" if sigmas[0] == 1 else "ve"
     assert overlapping(plot_table(made_up("ddim", sigmas, parametrization=kind))) == []
 
@@ -51,7 +50,6 @@ def test_a_table(sigmas: Sequence[float]) -> None:
 @pytest.mark.parametrize("errors", [(0.42, 0.35), (0.2, 0.09), (3.0, 0.02), (1.0, 1e-5)])
 @pytest.mark.parametrize("steps", [(4, 5), (4, 5, 6, 60, 61), tuple(range(69, 101))])
 def test_errors(errors: tuple[float, float], steps: tuple[int, ...]) -> None:
-    pytest.importorskip("matplotlib")
     high, low = errors
     curve = {n: high * (low / high) ** (i / (len(steps) - 1)) for i, n in enumerate(steps)}
     assert overlapping(plot_errors({"plain DDIM": curve}, "title", "error")) == []

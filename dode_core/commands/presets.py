@@ -63,7 +63,7 @@ def run_add(args: argparse.Namespace) -> None:
     if args.file.endswith(SUFFIX):
         raise TableError(
             f"{Path(args.file).name} is a profile, and this folder takes tables; put the profile "
-            "beside the checkpoint, or export the tables of the steps that you want to share."
+            "beside the checkpoint, as it is."
         )
     print(f"added {add_preset(folder_of(args), args.file, args.note).describe()}")
 
