@@ -70,6 +70,7 @@ def report() -> None:
         learned = few_step().get(f"{name}/{steps}/{LEARNED}", {})
         scratch = [learned.get(m) for m in ("rms", "median")]
         best, found = peers(name, int(steps)), job["refined"]
+        ratio = [f"{a / b:.2f}" for a, b in zip(found, best or (), strict=best is not None)]
         rows.append(
             [
                 f"{name}, {steps}",
@@ -77,13 +78,11 @@ def report() -> None:
                 _pair(found) + (" (kept)" if job["kept"] else ""),
                 f"{job['evaluations']:.0f}",
                 _pair(scratch) if all(scratch) else "",
-                ""
-                if best is None
-                else " / ".join(f"{a / b:.2f}" for a, b in zip(found, best, strict=True)),
+                " / ".join(ratio),
             ]
         )
     head = ["run", "profile", "refined", "evaluations", "300 from nothing", "to built-in"]
-    print(text_table([head, *rows]))
+    print(text_table(head, rows))
 
 
 def _pair(values: Sequence[Any]) -> str:
