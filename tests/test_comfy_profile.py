@@ -11,6 +11,7 @@ from comfy_graphs import (
     demo,
     distill,
     ksampler,
+    new_seed,
     node,
     rms,
     run,
@@ -190,6 +191,17 @@ def test_a_schedule_can_be_kept(profiled: ComfyServer) -> None:
         graph = sampler_custom(source, ["sampler", 0], ["s", 0])
         (said,) = run(profiled, sigmas, once(source), sampler, graph).said()[-1:]
         assert said.startswith("profile: 7 steps, on your schedule")
+
+
+def test_the_all_in_one_node_keeps_a_schedule_too(profiled: ComfyServer) -> None:
+    source = demo(batch=4)
+    plan = {"seed": new_seed(), "steps": 7, "cfg": 2.0, "scheduler": "beta", "denoise": 1.0}
+    said = []
+    for keep in (True, False):
+        one = node("DODE_KSampler", **source.parts(), **plan, keep_schedule=keep)
+        said += run(profiled, {**source.nodes, "k": one, **saved("k")}).said()[-1:]
+    assert said[0].startswith("profile: 7 steps, on your schedule")
+    assert said[1].startswith("profile: 7 steps, on its own noise levels")
 
 
 def test_a_profile_is_saved_under_a_name_of_ones_own(profiled: ComfyServer) -> None:
