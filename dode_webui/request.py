@@ -81,6 +81,10 @@ class Request:
                 continue
             if not (math.isfinite(value) and least <= value <= most):
                 raise RequestError(f"{name} is {value:g}; use {least:g} to {most:g}.")
+        if self.once:
+            from dode_core.calibration import check_samples  # not before there is work
+
+            check_samples(self.samples)
         if self.width % 8 or self.height % 8:
             raise RequestError(f"The size is {self.width}x{self.height}; use multiples of 8.")
 

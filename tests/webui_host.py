@@ -462,7 +462,7 @@ def _rest(host: Host) -> None:
 
     scripts.Script, scripts.ScriptRunner = Script, ScriptRunner
     scripts.AlwaysVisible, scripts.scripts_data = object(), []
-    for name in ("ui_settings", "ui_tabs", "before_ui", "app_started"):
+    for name in ("ui_settings", "ui_tabs", "before_ui", "app_started", "after_component"):
         registered: list[Any] = []
         setattr(callbacks, f"callbacks_{name}", registered)
         setattr(callbacks, f"on_{name}", registered.append)
