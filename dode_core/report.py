@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NO_MATPLOTLIB = (
     "Plots need matplotlib: run 'pip install matplotlib'. Everything else works without."
 )
+DECADE, WIDE = 10, 100  # largest by smallest number of an axis: how its ticks are chosen
+LABELS = 20  # that fit along a plot of errors
 INK, FAINT = "#222222", "#bbbbbb"
 COLORS = ("#0b6fb8", "#d1495b", "#2f9e63", "#8a5fbf", "#e08e0b", "#4c9f9f", "#8c564b", "#7f7f7f")
 
@@ -66,6 +68,7 @@ def _lambda_curve(ax: Any, table: LambdaTable) -> None:
         ax.plot(sigma[k], 0, "x", color=INK)
     ax.axhline(0, color=INK, linewidth=0.6)
     ax.set_xscale("log")
+    readable_log(ax, "x")
     ax.invert_xaxis()
     largest = np.abs(table.lambdas.numpy()).max(initial=0)
     if largest > 5:
@@ -113,12 +116,41 @@ def plot_errors(curves: Mapping[str, Mapping[int, float]], title: str, ylabel: s
             style = "--" if name.startswith("plain") else "o-"
         ax.plot(list(points), list(points.values()), style, color=color, label=name, markersize=4)
     ax.set_yscale("log")
+    readable_log(ax, "y")
     ax.set_xlabel("model evaluations per image (NFE)")
     ax.set_ylabel(ylabel)
     ax.set_title(title, fontsize=10)
-    ax.set_xticks(sorted({nfe for points in curves.values() for nfe in points}))
+    ax.set_xticks(apart({nfe for points in curves.values() for nfe in points}))
     ax.legend(frameon=False, fontsize=8, ncols=2)
     return fig
+
+
+def readable_log(ax: Any, axis: str) -> None:
+    """Ticks of a logarithmic axis whose numbers do not overlap, however narrow its range."""
+    from matplotlib import ticker
+
+    low, high = sorted(ax.get_xlim() if axis == "x" else ax.get_ylim())
+    which = ax.xaxis if axis == "x" else ax.yaxis
+    which.set_minor_formatter(ticker.NullFormatter())
+    if low <= 0 or high / low >= WIDE:
+        return
+    if high / low >= DECADE:
+        which.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    else:
+        which.set_major_locator(ticker.MaxNLocator(4))
+    which.set_minor_locator(ticker.NullLocator())
+    which.set_major_formatter(ticker.FormatStrFormatter("%g"))
+
+
+def apart(values: Iterable[float]) -> list[float]:
+    """The values in order without those too close to the one before for a label of their own."""
+    ordered = sorted(values)
+    kept = ordered[:1]
+    least = (ordered[-1] - ordered[0]) / LABELS if ordered else 0
+    for value in ordered[1:]:
+        if value - kept[-1] >= least:
+            kept.append(value)
+    return kept
 
 
 def plot_bars(errors: Mapping[str, float], title: str, xlabel: str) -> Any:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dode_core.errors import CalibrationError, DodeError
+from dode_core.errors import DodeError
 from dode_core.fit import few_step
 from dode_core.fit.counting import most_evaluations
 from dode_core.fit.steady import EVALUATIONS as STEADY
 
 from . import host, job
-from .request import Request
+from .request import Request, RequestError
 
 ONCE = "Any steps: once, for every run"
 QUICK, BEST = "Quick: one correction a step", "Best: sigmas distilled too"
@@ -94,7 +94,7 @@ def _once(request: Request) -> str:
     """What a profile costs, or that it takes more samples than tables do."""
     try:
         return f"{sentence(replace(request, once=True))}."
-    except CalibrationError as error:
+    except RequestError as error:
         return str(error)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dode_core.errors import DodeError
+from dode_core.errors import CalibrationError, DodeError
 from dode_core.solve.solvers import SOLVERS
 
 from . import host
@@ -84,7 +84,10 @@ class Request:
         if self.once:
             from dode_core.calibration import check_samples  # not before there is work
 
-            check_samples(self.samples)
+            try:
+                check_samples(self.samples)
+            except CalibrationError as error:
+                raise RequestError(str(error)) from error
         if self.width % 8 or self.height % 8:
             raise RequestError(f"The size is {self.width}x{self.height}; use multiples of 8.")
 
