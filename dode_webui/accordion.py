@@ -14,7 +14,7 @@ from .request import Request
 
 # Tabs that are built. The HTTP API builds every script's widgets again, for their defaults alone:
 # those are never on a page, and nothing is wired to them.
-on_page: set[str] = set()
+on_page: set[str] = set()  # and the widgets that tell of a switch of checkpoint
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 image_lines: list[tuple[Any, Any, Any]] = []  # img2img's line, table and refresh button, likewise
 refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
@@ -101,8 +101,13 @@ def capture(component: Any, elem_id: str | None) -> None:
 
 
 def follow(component: Any, elem_id: str | None) -> None:
-    """Called after every component of every tab: those that tell of a switch of checkpoint."""
-    if elem_id in (captured.CHECKPOINT, captured.SETTINGS):
+    """Called after every component of every tab: those that tell of a switch of checkpoint.
+
+    gradio 4 makes a component anew whenever its menu changes, outside of any page: only the first
+    can be wired.
+    """
+    if elem_id in (captured.CHECKPOINT, captured.SETTINGS) and elem_id not in on_page:
+        on_page.add(str(elem_id))
         for wire in following:
             wire(component)
 

@@ -381,8 +381,10 @@ def test_the_line_follows_the_menu_of_checkpoints(webui: Host, built: list[Compo
     menu = Component("checkpoints")
     accordion.follow(Component("width"), captured.WIDTH)
     accordion.follow(menu, captured.CHECKPOINT)
+    again = Component("the same, made anew when its entries change")
+    accordion.follow(again, captured.CHECKPOINT)
     ((switched, inputs, outputs),) = menu.changes
-    assert inputs[-1] is menu
+    assert inputs[-1] is menu and not again.changes
     assert [each.options["elem_id"] for each in outputs] == [
         "txt2img_dode_now", "txt2img_dode_table",
     ]  # fmt: skip
@@ -531,7 +533,8 @@ def test_a_table_and_a_profile_of_a_model_that_is_not_loaded(
     """Its sigmas tell which of the two serves; both are named."""
     webui.sd_models.model_data.sd_model = SimpleNamespace()
     webui.shared.opts.data["sd_model_checkpoint"] = "model"
-    settings = captured.settings(captured.names(), set_up(webui)) | {"distilled_cfg_scale": 3.5}
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"distilled_cfg_scale": 3.5}
     print_ = f"{host.identity(upcoming=True).fingerprint} shift:3.5"
     keep(webui, made_up("ddim", cfg=2.0, model_fingerprint=print_))
     who = host.identity(upcoming=True)
