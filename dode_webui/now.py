@@ -149,7 +149,7 @@ def until_known(settings: dict[str, Any], who: Identity, solver: str | None) -> 
         and not (once and shelf.is_behind(each.table))
     ]
     made = doubts_of(who, settings, tables)
-    if not made or (once and made[0] and not once[0]):
+    if not made or (once and made[0]):
         return "; ".join([WORDS["profile"], *once[0]]) if once else ""
     said = f"there is a table for {steps} steps; it is used if it fits"
     said += f", else what was {WORDS['profile']}" if once else ""
