@@ -33,4 +33,7 @@ if supported:
     script_callbacks.on_ui_tabs(panel.tabs)
     script_callbacks.on_before_ui(accordion.reset)
     script_callbacks.on_before_ui(grid.add_axes)
+    script_callbacks.on_after_component(
+        lambda component, **kwargs: accordion.follow(component, kwargs.get("elem_id"))
+    )
     script_callbacks.on_app_started(api.add_routes)
