@@ -9,16 +9,15 @@ from typing import Any
 
 from dode_core.match.scale import MAX_SCALE
 
-from . import captured, host, now, options, panel, samplers, sampling, watching
+from . import captured, host, now, options, panel, samplers, sampling, switching, watching
 from .request import Request
 
 # Tabs that are built. The HTTP API builds every script's widgets again, for their defaults alone:
 # those are never on a page, and nothing is wired to them.
-on_page: set[str] = set()  # and the widgets that tell of a switch of checkpoint
+on_page: set[str] = set()
 pending: dict[str, Any] = {}  # the txt2img accordion's widgets until the host's are there
 image_lines: list[tuple[Any, Any, Any]] = []  # img2img's line, table and refresh button, likewise
 refreshing: list[Callable[[Any], None]] = []  # has a widget refresh the line when it changes
-following: list[Callable[[Any], None]] = []  # has lines and menus of tables follow the checkpoint
 
 ALWAYS_OF_IMAGE = (captured.PROMPT, captured.CFG, captured.STEPS, captured.DENOISE)
 
@@ -100,29 +99,6 @@ def capture(component: Any, elem_id: str | None) -> None:
             refresh(component)
 
 
-def follow(component: Any, elem_id: str | None) -> None:
-    """Called after every component of every tab: those that tell of a switch of checkpoint.
-
-    gradio 4 makes a component anew whenever its menu changes, outside of any page: only the first
-    can be wired.
-    """
-    if elem_id in (captured.CHECKPOINT, captured.SETTINGS) and elem_id not in on_page:
-        on_page.add(str(elem_id))
-        for wire in following:
-            wire(component)
-
-
-def followed(show: Callable[..., str], inputs: list[Any], outputs: list[Any]) -> None:
-    """Have a line and a menu of tables follow a switch of checkpoint."""
-    import gradio as gr
-
-    def switched(*values: Any) -> list[Any]:
-        with host.clicked_on(values[-1]):
-            return [show(*values[:-1]), gr.update(choices=options.menu())]
-
-    following.append(lambda menu: watching.live(menu, switched, [*inputs, menu], outputs))
-
-
 def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
     """The Distill buttons, and the line that says what applies to what is set in txt2img.
 
@@ -152,11 +128,17 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
     refreshing.append(lambda widget: watching.live(widget, show, inputs, [seen[-1]]))
-    followed(show, inputs, [seen[-1], seen[2]])
+    switching.followed(
+        lambda *values: [show(*values), gr.update(choices=options.menu())],
+        inputs,
+        [seen[-1], seen[2]],
+    )
 
 
 def connect_image(line: Any, table: Any, refresh: Any) -> None:
     """The line of img2img, whose runs are parts of a schedule."""
+    import gradio as gr
+
     where = captured.image_widgets
     known, inputs = captured.names(where), [*captured.components(where), table]
 
@@ -166,7 +148,9 @@ def connect_image(line: Any, table: Any, refresh: Any) -> None:
     for each in inputs:
         watching.live(each, show, inputs, [line])
     refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
-    followed(show, inputs, [line, table])
+    switching.followed(
+        lambda *values: [show(*values), gr.update(choices=options.menu())], inputs, [line, table]
+    )
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -188,7 +172,7 @@ def reset() -> None:
     panel.menus.clear()
     panel.lines.clear()
     refreshing.clear()
-    following.clear()
+    switching.reset()
     pending.clear()
 
 

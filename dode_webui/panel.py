@@ -8,7 +8,7 @@ from typing import Any
 from dode_core.errors import DodeError
 from dode_core.solve.solvers import SOLVERS
 
-from . import captured, cost, distill, listing, now, options
+from . import captured, cost, distill, listing, now, options, switching
 from .request import BEST, LIMITS, Request, parse_steps
 from .watching import begin_and_watch, cancel_running, error_line, live, wire
 
@@ -59,6 +59,11 @@ def tabs() -> list[tuple[Any, str, str]]:
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
         for each in inputs:
             live(each, lambda *values: cost_line(known, values), inputs, [line])
+        switching.followed(
+            lambda *values: [cost_line(known, values), listing.overview(), listing.choices(gr)],
+            inputs,
+            [line, *tables],
+        )
     return [(tab, "D-ODE", "dode_tab")]
 
 

@@ -33,6 +33,7 @@ from dode_webui import (
     options,
     panel,
     sampling,
+    switching,
 )
 from dode_webui.options import AUTOMATIC
 
@@ -379,10 +380,10 @@ def test_the_line_follows_the_menu_of_checkpoints(webui: Host, built: list[Compo
     table = made_up("ddim", model_fingerprint=f"file:{file_fingerprint(other)}", cfg=2.0)
     dode.save_tables(other.with_name("other.dode.json"), [table])
     menu = Component("checkpoints")
-    accordion.follow(Component("width"), captured.WIDTH)
-    accordion.follow(menu, captured.CHECKPOINT)
+    switching.capture(Component("width"), captured.WIDTH)
+    switching.capture(menu, captured.CHECKPOINT)
     again = Component("the same, made anew when its entries change")
-    accordion.follow(again, captured.CHECKPOINT)
+    switching.capture(again, captured.CHECKPOINT)
     ((switched, inputs, outputs),) = menu.changes
     assert inputs[-1] is menu and not again.changes
     assert [each.options["elem_id"] for each in outputs] == [
@@ -402,6 +403,30 @@ def test_the_line_follows_the_menu_of_checkpoints(webui: Host, built: list[Compo
         info = webui.sd_models.checkpoint_aliases["other"]
         webui.sd_models.model_data.forge_loading_parameters = {"checkpoint_info": info}
     assert "there is a table for 4 steps" in switched(*given, '{"a text": "of all settings"}')[0]
+
+
+def test_the_tab_follows_the_menu_of_checkpoints(webui: Host, built: list[Component]) -> None:
+    """Its list of tables, the menu below it, which forgets its choice, and the cost."""
+    keep(webui, made_up("ddim", model_fingerprint=f"file:{file_fingerprint(webui.checkpoint)}"))
+    other = webui.checkpoint.with_name("other.safetensors")
+    other.write_bytes(b"other weights " + b"y" * 5000)
+    webui.sd_models.checkpoint_aliases["other"] = SimpleNamespace(filename=str(other))
+    table = made_up("ipndm", model_fingerprint=f"file:{file_fingerprint(other)}")
+    dode.save_tables(other.with_name("other.dode.json"), [table])
+    panel.tabs()
+    menu = Component("checkpoints")
+    switching.capture(menu, captured.CHECKPOINT)
+    ((switched, inputs, outputs),) = menu.changes
+    assert [each.options["elem_id"] for each in outputs] == [
+        "dode_cost", "dode_overview", "dode_chosen",
+    ]  # fmt: skip
+    assert inputs[-1] is menu and "D-DDIM" in of(built, "dode_overview").args[0]
+    price, overview, chosen = switched(*VALUES, "other")
+    assert "evaluations" in price and "D-PNDM" in overview and "D-DDIM" not in overview
+    (line,) = chosen["choices"]
+    assert options.table_id(table) in line and chosen["value"] is None
+    _, overview, _ = switched(*VALUES, "model")
+    assert "D-DDIM" in overview and "D-PNDM" not in overview
 
 
 def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> None:
