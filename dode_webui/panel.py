@@ -127,12 +127,12 @@ def list_of_tables(gr: Any) -> list[Any]:
     def on_delete(line: str | None, *values: Any) -> list[Any]:
         return after(error_line(listing.delete(line)) if line else FIRST, values)
 
-    def on_export(line: str | None, *values: Any) -> list[Any]:
-        return after(error_line(listing.export(line)) if line else FIRST, values)
+    def on_export(line: str | None) -> list[Any]:  # the choice stays
+        return [error_line(listing.export(line)) if line else FIRST]
 
     seen = [said, overview, chosen, *menus, *shown]
     delete.click(fn=on_delete, inputs=[chosen, *theirs], outputs=seen, queue=False)
-    export.click(fn=on_export, inputs=[chosen, *theirs], outputs=seen, queue=False)
+    export.click(fn=on_export, inputs=[chosen], outputs=[said], queue=False)
     refresh.click(fn=lambda *values: after("", values), inputs=theirs, outputs=seen, queue=False)
     return [overview, chosen]
 

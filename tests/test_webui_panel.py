@@ -622,6 +622,17 @@ def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
     assert dode.load_tables(webui.sidecar) == [] and "No tables" in listing.overview()
 
 
+def test_an_export_that_is_refused_leaves_nothing(webui: Host, built: list[Component]) -> None:
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    table = made_up("ddim", cfg=5.0, model_fingerprint=mark, samples_fit=3, samples_holdout=1)
+    keep(webui, table)
+    tab(webui, built)
+    ((export, _, _),) = of(built, "dode_export").events
+    (said,) = export(listing.lines()[0])
+    assert "4 samples held out" in said and "Distill it again with 16 samples." in said
+    assert not (webui.folder / "dode-presets").exists()
+
+
 def test_plots_of_several_tables_and_without_matplotlib(
     webui: Host, built: list[Component], monkeypatch: pytest.MonkeyPatch
 ) -> None:
