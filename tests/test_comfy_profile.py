@@ -134,6 +134,19 @@ def test_a_table_for_just_this_run_comes_first(profiled: ComfyServer) -> None:
             file.unlink()
 
 
+def test_the_best_for_some_steps_goes_on_from_the_profile(profiled: ComfyServer) -> None:
+    plan = {"steps": "4", "samples": 8, "method": "columns and sigmas", "seed": 1}
+    try:
+        report = run(profiled, distill(demo(batch=4), **plan)).text()
+        assert "learned on from this model's profile" in report
+        assert "exact table" in run(profiled, ksampler(demo(), "k", steps=4)).log
+        other = run(profiled, distill(demo(batch=4), **{**plan, "cfg": 3.0})).text()
+        assert "learned on from" not in other
+    finally:
+        for file in table_files(profiled):
+            file.unlink()
+
+
 def test_a_damaged_profile_is_named_and_left_out(profiled: ComfyServer) -> None:
     (file,) = profile_files(profiled)
     whole = file.read_bytes()
