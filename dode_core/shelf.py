@@ -141,7 +141,7 @@ def choose(
     if served and (own and any(found.resolution.table is table for table in own)):
         return found
     exact = served and found.resolution.kind in ("exact", "slice") and not found.doubts
-    if exact and not _behind(found.resolution.table):
+    if exact and not is_behind(found.resolution.table):
         return found
     if identity is None:
         return found
@@ -152,7 +152,7 @@ def choose(
     return replace(made, doubts=(*refused, *made.doubts))
 
 
-def _behind(table: LambdaTable | None) -> bool:
+def is_behind(table: LambdaTable | None) -> bool:
     """Whether a built-in sampler ended nearer on the noise that measured the table."""
     if table is None or table.best_peer is None or table.errors is None:
         return False
