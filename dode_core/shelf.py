@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .errors import DodeError, SigmasError
+from .fit.peers import hosts_kind
 from .match.best import Choice, Query, first_of
 from .match.resolve import Resolution
 from .response.profile import SUFFIX, Profile
@@ -232,7 +233,7 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     expected of them in the measured run that is most like this one.
     """
     try:
-        plain = profile.expected_plain(PEER, grid)
+        plain = profile.expected_plain(PEER, grid, hosts_kind(PEER, profile.parametrization))
         ours = profile.expected(table) * profile.optimism(table)
     except DodeError:
         return ""
