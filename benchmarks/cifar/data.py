@@ -55,13 +55,17 @@ def read_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     for label, name in enumerate(CLASSES):
         files = sorted((folder / split / name).glob("*.[jp][pn]g"))
         if not files:
-            raise DataError(f"{folder / split / name} holds no .jpg or .png: pass the folder that "
-                            f"holds {split}/{name}")
+            raise DataError(
+                f"{folder / split / name} holds no .jpg or .png: pass the folder that "
+                f"holds {split}/{name}"
+            )
         for file in files:
             with Image.open(file) as image:
                 if image.size != (SIDE, SIDE):
-                    raise DataError(f"{file} has {image.size[0]}x{image.size[1]} pixels, CIFAR-10 "
-                                    f"has {SIDE}x{SIDE}: pass a folder with the original size")
+                    raise DataError(
+                        f"{file} has {image.size[0]}x{image.size[1]} pixels, CIFAR-10 "
+                        f"has {SIDE}x{SIDE}: pass a folder with the original size"
+                    )
                 images.append(np.asarray(image.convert("RGB")))
         labels += [label] * len(files)
     return np.stack(images), np.asarray(labels, np.uint8)
@@ -92,7 +96,7 @@ def scaled(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Read the images into one array.")
     parser.add_argument("folder", help="holds train/CLASS and test/CLASS")
     args = parser.parse_args()
     for split in SPLITS:

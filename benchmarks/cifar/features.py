@@ -95,7 +95,7 @@ def train(folder: Path, out: Path, minutes: float, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Train the classifier of the Frechet distance.")
     parser.add_argument("folder", type=Path, help="holds train/CLASS and test/CLASS")
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--out", type=Path, help="default: in the folder with the images")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Training:
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = CifarUNet().to(self.device, memory_format=torch.channels_last)
+        self.network = CifarUNet().to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
@@ -68,8 +69,8 @@ class Training:
         steps = self.seen / BATCH
         with torch.no_grad():
             weight = 1 - min(averaging, (1 + steps) / (12 + steps))
-            new = list(self.network.parameters())
-            torch._foreach_lerp_(list(self.average.parameters()), new, weight)
+            for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(new, weight)
         return loss.detach()
 
     def save(self, path: Path) -> None:
@@ -156,8 +157,8 @@ def run(training: Training, phase: Phase, train: data.Images, test: data.Images)
             save_network(training.average, phase.weights, **facts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Train a class-conditional network on CIFAR-10.")
     parser.add_argument("folder", type=Path, help="holds train/CLASS and test/CLASS")
     parser.add_argument("--images", type=int, default=600_000, help="at the constant rate, in all")
     parser.add_argument("--decay", type=int, default=100_000, help="of the last phase; 0: none")
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     out = args.out or args.folder
