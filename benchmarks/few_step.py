@@ -43,10 +43,14 @@ class Bench:
     """One problem's samples, reference and scores."""
 
     def __init__(
-        self, problem: Problem, held_out: int = HELD_OUT, reference: Tensor | None = None
+        self,
+        problem: Problem,
+        held_out: int = HELD_OUT,
+        reference: Tensor | None = None,
+        batch: int = BATCH,
     ) -> None:
         """``reference``: converged samples of the first noises, where they are known."""
-        self.problem, self.model = problem, problem.model
+        self.problem, self.model, self.batch = problem, problem.model, batch
         self.x, self.args = problem.noise(held_out, HELD_OUT_SEED)
         if reference is None:
             reference = self.ours(problem.fine_grid(), solver="heun")
@@ -61,8 +65,8 @@ class Bench:
         return self.host.samplers()
 
     def _parts(self, first: int, last: int) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        for i in range(first, last, BATCH):
-            part = slice(i, min(i + BATCH, last))
+        for i in range(first, last, self.batch):
+            part = slice(i, min(i + self.batch, last))
             args = {k: v[part] if isinstance(v, Tensor) else v for k, v in self.args.items()}
             yield self.x[part], args
 

@@ -47,7 +47,7 @@ COUNTS, LONG = (5, 8, 10), (25, 50)  # of the paper; the long ones for DDIM
 OUR_COUNTS = (5, 6, 8, 10)
 PROFILE, BUILT_IN, CONVERGED, DATA = "profile quick", "best built-in", "nearly converged", "data"
 DENSE = 40  # evaluations of iPNDM that stand for the converged samples of all noises
-BUDGET, DRAWS = 64, 40
+BUDGET, DRAWS, BATCH = 64, 40, 64
 
 
 class ExperimentError(ValueError):
@@ -81,7 +81,7 @@ class Experiment:
     def __init__(self, folder: Path, weights: Path, images: int) -> None:
         self.problem, self.folder, self.images = problem(weights), folder, images
         reference = converged(self.problem, CLOSE, HELD_OUT_SEED, folder)
-        self.bench = Bench(self.problem, images, reference)
+        self.bench = Bench(self.problem, images, reference, BATCH)
         self.few = Bench(self.problem, CLOSE, reference)
         self.network = load(folder / FEATURES)
 
