@@ -19,11 +19,14 @@ needs some more samples (4 to 16 serve one column, from 8 for more): held-out sa
 many columns and how much regularisation a stage gets.
 
 *Sigmas.* ``learn_sigmas`` moves the inner sigmas together with the lambdas to lower the final
-error, with a dense teacher and at most ``budget`` model evaluations per sample. The first and last
+error, with a dense teacher and at most ``budget`` model evaluations per sample (300, or 150 when it
+goes on from a table: see ``starts``). The first and last
 sigma stay (a run still starts from the first, but where the model first looks may lie lower), and
 the given grid is kept when held-out samples do not prefer the learned one. ``starts`` are more
 grids of as many steps to start from (the host's other schedules, published ones); they are tried
-beside our own and kept only if they measure better.
+beside our own and kept only if they measure better. Tables among them (of a profile, or of a
+relative of this model) bring their lambdas as well: learning goes on from there, tries nothing
+else, and the table itself is kept where no round ends nearer on held-out samples.
 
 *Peers.* ``peers`` names samplers ("dpmpp_2m", "euler") that are run on the held-out samples and the
 given grid as well: ``LambdaTable.peer_errors`` says what a user would otherwise have had.
@@ -48,10 +51,10 @@ from .fit.batches import Samples
 from .fit.dropping import dropping_samples
 from .fit.guarded import Progress
 from .fit.teacher import Teacher
-from .fit.trajectory import DENSE_STEPS
-from .learn.learn import DEFAULT_BUDGET, SCOUTS
-from .learn.starts import Start
-from .session import Session, check_descending
+from .fit.trajectory import DENSE_STEPS, check_descending
+from .learn.given import default_budget, start_of
+from .learn.learn import SCOUTS
+from .session import Session
 from .solve.directions import direction_names
 from .solve.integrate import Denoiser
 from .solve.noise import check_sigmas
@@ -78,8 +81,8 @@ def distill(
     gain: bool = False,
     directions: Sequence[str] | None = None,
     learn_sigmas: bool = False,
-    budget: int = DEFAULT_BUDGET,
-    starts: Sequence[Tensor | Sequence[float]] = (),
+    budget: int | None = None,
+    starts: Sequence[Tensor | Sequence[float] | LambdaTable] = (),
     peers: Sequence[str] = (),
 ) -> LambdaTable:
     """Fit a lambda table for one solver on one sigma grid; see the module for every argument.
@@ -109,14 +112,16 @@ def _learned(
     session: Session,
     grid: Sequence[float],
     scheme: Scheme,
-    budget: int,
-    starts: Sequence[Tensor | Sequence[float]],
+    budget: int | None,
+    starts: Sequence[Tensor | Sequence[float] | LambdaTable],
 ) -> LambdaTable:
     """With learned sigmas, from a dense teacher."""
     check_descending(grid)
+    begun = [start_of(each, grid, scheme) for each in starts]
+    budget = default_budget(begun) if budget is None else budget
     session.check_budget(len(scheme.stages(grid)), budget - DENSE_STEPS)
     session.model.total = session.most_calls(budget)
-    return session.learned(grid, scheme, budget, [Start(_start(each, grid)) for each in starts])
+    return session.learned(grid, scheme, budget, begun)
 
 
 def _fitted(
@@ -132,16 +137,3 @@ def _fitted(
     session.model.total = session.calls(fine) + session.student_calls(len(stages))
     batches = session.aligned(grid, stages, teacher, targets)
     return session.fixed(grid, scheme, batches, teacher.name if targets is None else "targets")
-
-
-def _start(start: Tensor | Sequence[float], grid: Sequence[float]) -> tuple[float, ...]:
-    """A grid to start from, with the ends of the grid that is distilled."""
-    found = check_sigmas(start)
-    if len(found) != len(grid):
-        raise CalibrationError(
-            f"A start has {len(found) - 1} steps, but the table is to have {len(grid) - 1}; give "
-            "grids of as many steps."
-        )
-    inner = [*found[1:-1]]
-    check_descending([grid[0], *inner, grid[-1]])
-    return (grid[0], *inner, grid[-1])

@@ -13,10 +13,11 @@ from .fit import distributed
 from .fit.batches import Samples
 from .fit.dropping import dropping_samples
 from .fit.guarded import Progress
-from .fit.trajectory import DENSE_NAME, DENSE_STEPS
-from .learn.learn import DEFAULT_BUDGET, MANY_BUDGET, SCOUTS
+from .fit.trajectory import DENSE_NAME, DENSE_STEPS, check_descending
+from .learn.given import default_budget, start_of
+from .learn.learn import MANY_BUDGET, SCOUTS
 from .learn.starts import Start, resampled
-from .session import Session, check_descending
+from .session import Session
 from .solve.integrate import Denoiser
 from .solve.noise import check_sigmas, same_sigmas
 from .solve.scheme import Scheme
@@ -42,6 +43,7 @@ def distill_many(
     learn_sigmas: bool = False,
     budget: float | None = None,
     peers: Sequence[str] = (),
+    starts: Sequence[LambdaTable] = (),
 ) -> list[LambdaTable]:
     """Tables for every grid, solver and (columns, gain) setting from one dense teacher.
 
@@ -49,8 +51,9 @@ def distill_many(
     :func:`distill`. One teacher trajectory of ``DENSE_STEPS`` evaluations serves all of them.
     ``LambdaTable.evaluations`` counts each table's own share, the teacher with the first.
     With ``learn_sigmas`` all tables together cost at most ``budget`` evaluations per sample, shared
-    by their numbers of steps (default: 300 a table, 1,500 in all), and a table that is made starts
-    from those before it as well.
+    by their numbers of steps (default: 300 a table, 150 of one that goes on from ``starts``, 1,500
+    in all). A table that is made starts from those before it as well; where one of ``starts`` is
+    of the same run, learning goes on from that.
     :func:`best_tables` picks the best for every number of evaluations. Raises as :func:`distill`.
     """
     checked = [check_sigmas(grid) for grid in grids]
@@ -64,7 +67,10 @@ def distill_many(
         for setting in settings
     ]
     jobs = [(grid, scheme) for grid in checked for scheme in schemes]
-    found = _all_learned(session, jobs, budget) if learn_sigmas else _all_fitted(session, jobs)
+    if learn_sigmas:
+        found = _all_learned(session, jobs, budget, starts)
+    else:
+        found = _all_fitted(session, jobs)
     session.model.finish()
     return found
 
@@ -88,20 +94,35 @@ def _all_fitted(session: Session, jobs: Sequence[ToMake]) -> list[LambdaTable]:
 
 
 def _all_learned(
-    session: Session, jobs: Sequence[ToMake], budget: float | None
+    session: Session,
+    jobs: Sequence[ToMake],
+    budget: float | None,
+    given: Sequence[LambdaTable] = (),
 ) -> list[LambdaTable]:
     counts = [len(scheme.stages(grid)) for grid, scheme in jobs]
-    budgets = _shares(counts, budget)
+    ready = [
+        [start_of(each, grid, scheme) for each in given if _alike(each, grid)]
+        for grid, scheme in jobs
+    ]
+    if budget is None:
+        budget = min(MANY_BUDGET, sum(map(default_budget, ready)))
+    budgets = [(budget - DENSE_STEPS) * n / sum(counts) for n in counts]
     for n, share in zip(counts, budgets, strict=True):
         session.check_budget(n, share)
     session.model.total = session.calls(DENSE_STEPS) + session.most_calls(sum(budgets))
     found: list[LambdaTable] = []
-    for (grid, scheme), share in zip(jobs, budgets, strict=True):
+    for (grid, scheme), share, begun in zip(jobs, budgets, ready, strict=True):
         session.dense()  # the teacher, before anything that a table is charged for
         spent = DENSE_STEPS if not found else 0
         starts = [start for table in found if (start := _resampled(table, len(grid) - 1))]
-        found.append(session.learned(grid, scheme, share + spent, starts[-1:]))
+        found.append(session.learned(grid, scheme, share + spent, [*starts[-1:], *begun]))
     return found
+
+
+def _alike(table: LambdaTable, grid: Sequence[float]) -> bool:
+    """Whether a table's run is from and to where a grid's is, in as many steps."""
+    ends = float(table.sigmas[0]), float(table.sigmas[-1])
+    return table.steps == len(grid) - 1 and same_sigmas(ends, (grid[0], grid[-1]))
 
 
 def _resampled(table: LambdaTable, steps: int) -> Start | None:
@@ -113,13 +134,6 @@ def _resampled(table: LambdaTable, steps: int) -> Start | None:
     if table.look_ahead is None:
         return Start(tuple(grid))
     return Start.looking(grid, kind, table.look_ahead.sigma)
-
-
-def _shares(counts: Sequence[int], budget: float | None) -> list[float]:
-    """What each table may cost, by its number of stages, the shared teacher taken off."""
-    if budget is None:
-        budget = min(MANY_BUDGET, DEFAULT_BUDGET * len(counts))
-    return [(budget - DENSE_STEPS) * n / sum(counts) for n in counts]
 
 
 def best_tables(tables: Sequence[LambdaTable]) -> dict[int, LambdaTable]:

@@ -207,12 +207,3 @@ class Session:
 def dense_target(trajectory: Trajectory) -> Callable[[int, Stage], Tensor]:
     """The teacher's state wherever a stage lands."""
     return lambda k, stage: trajectory.at(stage.sigma_next)
-
-
-def check_descending(grid: Sequence[float]) -> None:
-    """Raises :class:`CalibrationError` for grids that a dense teacher cannot cover."""
-    if any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
-        raise CalibrationError(
-            "A dense teacher needs a descending grid; distill this one with distill and without "
-            "learn_sigmas."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -60,16 +61,18 @@ class KSampler(io.ComfyNode):
         scheduler: str = comfy.samplers.SCHEDULER_NAMES[0],
         denoise: float = 1.0,
         no_table: str = PLAIN,
+        keep_schedule: bool = False,
     ) -> io.NodeOutput:
         guider = calibrate.make_guider(model, positive, negative, cfg)
         sigmas = calibrate.schedule(model, scheduler, steps, denoise)
         live, said = Live(model), []
         carried = table or riding_tables(model.model_options)
         if no_table == DISTILL and len(sigmas) > 1:
-            resolution = choose(model, query_of(model, sigmas, cfg), carried).resolution
+            query = replace(query_of(model, sigmas, cfg), keep_schedule=keep_schedule)
+            resolution = choose(model, query, carried).resolution
             if resolution.kind not in ("exact", "slice", "profile"):
                 said.append(f"distilled now, {cls.distill(guider, model, latent_image)}")
-        options = {"table": table, "say": said.append}
+        options = {"table": table, "say": said.append, "keep_schedule": keep_schedule}
         sampler = comfy.samplers.KSAMPLER(sample_dode, options)
         samples = sample(guider, sampler, sigmas, SeededLatent(latent_image, seed), live)
         text = "\n".join(reversed(said))

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from ..dode_core.errors import DodeError
 from ..dode_core.solve.solvers import SOLVERS, get_solver
 from .host import store
-from .host.common import CATEGORY, SOLVER_HELP, Table, Tables, advanced, as_list
+from .host.common import CATEGORY, SOLVER_HELP, Table, Tables, as_list
+from .host.run_inputs import keep_schedule_widget
 from .host.sampling import sample_dode
 from .host.schema import ALIASES, schema
 
@@ -44,16 +45,7 @@ class Sampler(io.ComfyNode):
                     tooltip=f"{AUTO}: the table's own, or the best that the checkpoint has.\n"
                     + SOLVER_HELP,
                 ),
-                advanced(
-                    io.Boolean.Input(
-                        "keep_schedule",
-                        default=False,
-                        optional=True,
-                        tooltip="On: the noise levels stay those of your schedule, and only the "
-                        "steps between them are corrected. Off: where a table has noise levels "
-                        "of its own, which end nearer, those are used.",
-                    )
-                ),
+                keep_schedule_widget(),
             ],
             outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="For SamplerCustom.")],
         )

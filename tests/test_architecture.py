@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("reuse",),
     ("methods", "session", "sampler", "report", "step_counts"),
     ("distillation", "many_tables", "calibration", "shelf", "worth"),
-    ("demo",),
+    ("demo", "refining"),
     ("offline",),
     ("commands",),
     ("__main__",),

@@ -11,6 +11,7 @@ from comfy_graphs import (
     demo,
     distill,
     ksampler,
+    new_seed,
     node,
     rms,
     run,
@@ -134,6 +135,19 @@ def test_a_table_for_just_this_run_comes_first(profiled: ComfyServer) -> None:
             file.unlink()
 
 
+def test_the_best_for_some_steps_goes_on_from_the_profile(profiled: ComfyServer) -> None:
+    plan = {"steps": "4", "samples": 8, "method": "columns and sigmas", "seed": 1}
+    try:
+        report = run(profiled, distill(demo(batch=4), **plan)).text()
+        assert "learned on from this model's profile" in report
+        assert "exact table" in run(profiled, ksampler(demo(), "k", steps=4)).log
+        other = run(profiled, distill(demo(batch=4), **{**plan, "cfg": 3.0})).text()
+        assert "learned on from" not in other
+    finally:
+        for file in table_files(profiled):
+            file.unlink()
+
+
 def test_a_damaged_profile_is_named_and_left_out(profiled: ComfyServer) -> None:
     (file,) = profile_files(profiled)
     whole = file.read_bytes()
@@ -177,6 +191,17 @@ def test_a_schedule_can_be_kept(profiled: ComfyServer) -> None:
         graph = sampler_custom(source, ["sampler", 0], ["s", 0])
         (said,) = run(profiled, sigmas, once(source), sampler, graph).said()[-1:]
         assert said.startswith("profile: 7 steps, on your schedule")
+
+
+def test_the_all_in_one_node_keeps_a_schedule_too(profiled: ComfyServer) -> None:
+    source = demo(batch=4)
+    plan = {"seed": new_seed(), "steps": 7, "cfg": 2.0, "scheduler": "beta", "denoise": 1.0}
+    said = []
+    for keep in (True, False):
+        one = node("DODE_KSampler", **source.parts(), **plan, keep_schedule=keep)
+        said += run(profiled, {**source.nodes, "k": one, **saved("k")}).said()[-1:]
+    assert said[0].startswith("profile: 7 steps, on your schedule")
+    assert said[1].startswith("profile: 7 steps, on its own noise levels")
 
 
 def test_a_profile_is_saved_under_a_name_of_ones_own(profiled: ComfyServer) -> None:

@@ -106,7 +106,8 @@ def _one(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> No
 
 def _profile(label: str, source: str, plan: Any, wanted: Any, out: str | None) -> None:
     """Load, calibrate, save and report one checkpoint, for any number of steps."""
-    from ..offline.profiles import profile_checkpoint, profile_path
+    from ..offline.batch import profile_path
+    from ..offline.profiles import profile_checkpoint
     from ..offline.sources import load
 
     began = time.monotonic()

@@ -165,3 +165,12 @@ def choose_nodes(
         node = int(choice[node])
         grid.append(float(sigmas[node]))
     return [*grid, float(sigmas[n - 1])]
+
+
+def check_descending(grid: Sequence[float]) -> None:
+    """Raises :class:`CalibrationError` for grids that a dense teacher cannot cover."""
+    if any(a <= b for a, b in zip(grid, grid[1:], strict=False)):
+        raise CalibrationError(
+            "A dense teacher needs a descending grid; distill this one with distill and without "
+            "learn_sigmas."
+        )

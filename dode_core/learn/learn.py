@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..solve.stages import Row
 
 DEFAULT_BUDGET = 300  # model evaluations per sample, teacher included
+REFINE_BUDGET = 150  # the same from lambdas that are known
 MANY_BUDGET = 1500  # of many tables together
 SCOUTS = 4  # samples that choose among starts
 STARTS_SHARE = 0.2  # of the budget, at most, for choosing a start
@@ -88,8 +89,8 @@ class Learner:
     def left(self) -> float:
         return self.allowed - (self.model.evaluations - self.spent_before)
 
-    def student(self, batches: Sequence[Batch], ahead: bool = False) -> Student:
-        return Student(self.model, batches, self.scheme, self.material.mean if ahead else None)
+    def student(self, batches: Sequence[Batch], mean: Row | None = None) -> Student:
+        return Student(self.model, batches, self.scheme, mean)
 
     def rounds(self, sigmas: Sequence[float], extra: Sequence[Start]) -> list[Run]:
         """Starts and the best run of every round, on all samples, as far as the budget goes.
@@ -107,23 +108,18 @@ class Learner:
     def _learn(self, sigmas: Sequence[float], extra: Sequence[Start], found: list[Run]) -> None:
         fit = [batch for batch in self.batches if not batch.held_out]
         stages = len(found[0].stages)
-        few = fit[: _groups(fit)[0]]
-        scouts, looking = self.student(few), self.material.mean is not None
-        share = STARTS_SHARE if stages <= LONGEST else LONG_SHARE
-        trials = share * self.left / (stages * scouts.samples)
-        pairs = zip(self.material.trajectories, self.batches, strict=True)
-        known = [trajectory for trajectory, batch in pairs if not batch.held_out]
-        ahead = self.student(few, True) if looking else None
-        self.model.begin("trying schedules to start from")
-        starts = rank_starts(scouts, ahead, known, sigmas, extra, self.material.low, trials)
+        ready = [start for start in extra if start.rows is not None and self._runs(start)]
+        starts = ready or self._ranked(sigmas, extra, fit, stages)
         begun = []
         for start in starts[:STARTS_KEPT]:
-            everyone = self.student(self.batches, start.ahead)
+            everyone = self.student(self.batches, self._mean(start))
             if self.left < stages * everyone.samples:
                 break
-            run = found[0] if start == Start(tuple(sigmas)) else everyone.run(start.nodes)
+            given = start == Start(tuple(sigmas))
+            run = found[0] if given else everyone.run(start.nodes, start.rows)
             found.append(run)
-            rows = everyone.high_order(start.nodes) if stages > LONG and not begun else None
+            high = stages > LONG and not begun and not ready
+            rows = everyone.high_order(start.nodes) if high else None
             if rows is not None and self.left >= stages * everyone.samples:
                 found.append(everyone.run(start.nodes, rows))
                 run = min(run, found[-1], key=everyone.typical_error)
@@ -137,6 +133,30 @@ class Learner:
                 if error > STALLED * last:
                     break
                 run = better
+
+    def _ranked(
+        self, sigmas: Sequence[float], extra: Sequence[Start], fit: Sequence[Batch], stages: int
+    ) -> list[Start]:
+        """The starts of all families, tried on the first few samples."""
+        few = fit[: _groups(fit)[0]]
+        scouts, mean = self.student(few), self.material.mean
+        share = STARTS_SHARE if stages <= LONGEST else LONG_SHARE
+        trials = share * self.left / (stages * scouts.samples)
+        pairs = zip(self.material.trajectories, self.batches, strict=True)
+        known = [trajectory for trajectory, batch in pairs if not batch.held_out]
+        ahead = None if mean is None else self.student(few, mean)
+        self.model.begin("trying schedules to start from")
+        extra = [start for start in extra if self._runs(start)]
+        return rank_starts(scouts, ahead, known, sigmas, extra, self.material.low, trials)
+
+    def _mean(self, start: Start) -> Row | None:
+        if not start.ahead:
+            return None
+        return self.material.mean if start.mean is None else start.mean
+
+    def _runs(self, start: Start) -> bool:
+        """Whether this model may be run as a start says."""
+        return not start.ahead or self.material.mean is not None
 
     def _round(self, everyone: Student, fit: Sequence[Batch], run: Run) -> Run | None:
         """One round, run again on all samples; None where it finds nothing or costs too much.
@@ -154,7 +174,7 @@ class Learner:
         else:
             return None
         count = affordable[-1]
-        learners = self.student(fit[:count], everyone.mean is not None)
+        learners = self.student(fit[:count], everyone.mean)
         room = left / learners.samples - jacobian_cost(run, columns)
         base = run.part(count)  # fit samples come first
         self.model.begin("learning where to step, and how")
@@ -180,7 +200,8 @@ def learn(
     extra: Sequence[Start] = (),
 ) -> Learned:
     """Move the inner sigmas of a grid together with the lambdas, within ``budget`` evaluations
-    per sample. ``extra`` are more starts. Compared with the plain solver on the given grid.
+    per sample. ``extra`` are more starts; where some bring lambdas, learning goes on from those
+    and tries no others. Compared with the plain solver on the given grid.
     """
     everyone = Student(material.model, material.batches, scheme)
     material.model.begin("measuring the solver as it is")

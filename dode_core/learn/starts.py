@@ -16,11 +16,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from ..fit.trajectory import Trajectory, choose_nodes, dense_grid, euler_costs
 from ..solve.noise import from_minus_log_snr, minus_log_snr
 from ..solve.schedules import karras
 from .student import Student
+
+if TYPE_CHECKING:
+    from ..tables.table import LambdaTable
 
 COEFFICIENTS = (1.03, 1.1)  # of the dynamic programme: more nodes late above 1
 RAISED_END = {"ve": 0.1, "flow": 0.08}  # lowest inner sigma of the extra Karras starts
@@ -38,10 +42,26 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Start:
-    """Nodes to learn from: the grid, with the look-ahead sigma as the second where ``ahead``."""
+    """Nodes to learn from: the grid, with the look-ahead sigma as the second where ``ahead``.
+
+    ``rows`` are lambdas that are known already, from a profile or another table; without them they
+    are fitted. ``mean`` is what its look ahead guesses; None: the session's own.
+    """
 
     nodes: tuple[float, ...]
     ahead: bool = False
+    rows: tuple[tuple[float, ...], ...] | None = None
+    mean: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, table: LambdaTable) -> Start:
+        """A table's nodes and lambdas."""
+        rows = tuple(tuple(row) for row in table.lambdas.tolist())
+        first, *others = table.sigmas.tolist()
+        if table.look_ahead is None:
+            return cls((first, *others), rows=rows)
+        ahead = table.look_ahead
+        return cls((first, ahead.sigma, *others), True, rows, tuple(ahead.mean))
 
     @classmethod
     def looking(cls, grid: Sequence[float], parametrization: str, at: float | None = None) -> Start:

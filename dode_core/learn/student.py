@@ -78,7 +78,7 @@ class Student:
     def run(
         self,
         nodes: Sequence[float],
-        lambdas: Sequence[Row] | None = None,
+        lambdas: Sequence[Sequence[float]] | None = None,
         base: Run | None = None,
     ) -> Run:
         """Run over ``nodes`` with given lambdas, or fit them on the way.
@@ -197,7 +197,9 @@ class Student:
         return self.squares(run, held_out).clamp(min=1e-60).log() / 2
 
 
-def _first_change(base: Run, stages: Sequence[Stage], lambdas: Sequence[Row] | None) -> int:
+def _first_change(
+    base: Run, stages: Sequence[Stage], lambdas: Sequence[Sequence[float]] | None
+) -> int:
     """The first stage whose rows, landing point or lambdas differ from ``base``'s."""
     for k, (old, new) in enumerate(zip(base.stages, stages, strict=True)):
         if old != new or (lambdas is not None and base.lambdas[k] != list(lambdas[k])):

@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import TableError
 from ..fit import distributed
 from ..fit.guarded import Progress
 from ..fit.memory import free_memory
 from ..many_tables import distill_many
+from ..refining import start_for
+from ..response.profile import SUFFIX
 from ..reuse import Recipe, find_same, stamped
+from ..shelf import StoredProfile, load_profile
 from ..solve.scheme import Scheme
+from ..tables import files
 from ..tables.library import Stored
 from ..tables.table import LambdaTable, load_tables, save_tables
 from .loading import Loaded
@@ -62,6 +67,7 @@ def distill_checkpoint(
             settings=((plan.columns, plan.gain),),
             learn_sigmas=plan.learn_sigmas,
             budget=plan.budget,
+            starts=_starts(loaded, plan, steps),
         )
         tables = [stamped(table, loaded.identity, plan.cfg, plan.seed) for table in tables]
         distributed.all_well()
@@ -70,6 +76,27 @@ def distill_checkpoint(
         made += tables
     wanted = len(plan.solvers) * len(plan.steps)
     return made, wanted - sum(len(steps) * len(solvers) for steps, solvers in groups.items())
+
+
+def _starts(loaded: Loaded, plan: Plan, steps: Sequence[int]) -> list[LambdaTable]:
+    """The tables of the profile beside the checkpoint: learning goes on from them."""
+    if not plan.learn_sigmas:
+        return []
+    try:
+        stored = [StoredProfile(load_profile(file := profile_path(loaded, plan.cfg)), file)]
+    except (OSError, TableError):
+        return []
+    shape, found = tuple(loaded.shape), []
+    for n in steps:
+        grid = loaded.sigmas(plan.schedule, n).tolist()
+        found.append(start_for(stored, loaded.identity, plan.cfg, shape, grid))
+    return [table for table in found if table is not None]
+
+
+def profile_path(loaded: Loaded, cfg: float) -> Path:
+    """Where the profile of a checkpoint at one cfg goes when nobody says: beside its tables."""
+    stem = loaded.file.name.removesuffix(files.SUFFIX)
+    return loaded.file.with_name(f"{stem}.cfg{cfg:g}{SUFFIX}")
 
 
 def _groups(

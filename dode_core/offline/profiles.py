@@ -8,17 +8,10 @@ from ..calibration import QUICK_BUDGET, calibrate, check_samples
 from ..errors import CalibrationError
 from ..fit import distributed
 from ..fit.guarded import Progress
-from ..response.profile import SUFFIX, Profile
+from ..response.profile import Profile
 from ..shelf import StoredProfile, find_same_profile, load_profile, stamped_profile
-from ..tables import files
 from .batch import Plan
 from .loading import Loaded
-
-
-def profile_path(loaded: Loaded, cfg: float) -> Path:
-    """Where the profile of a checkpoint at one cfg goes when nobody says: beside its tables."""
-    stem = loaded.file.name.removesuffix(files.SUFFIX)
-    return loaded.file.with_name(f"{stem}.cfg{cfg:g}{SUFFIX}")
 
 
 def profile_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,3 +46,14 @@ def nearest(measured: Sequence[Measured], steps: int, whole: bool) -> Measured |
     known = [each for each in measured if each.predicted > 0]
     alike = [each for each in known if (each.start is None) == whole]
     return min(alike or known, key=lambda each: abs(each.steps - steps), default=None)
+
+
+def compared(measured: Sequence[Measured], steps: int, start: float | None) -> bool:
+    """Whether just this run was measured beside built-in rows."""
+    return any(
+        each.steps == steps
+        and each.built_in is not None
+        and (each.start is None) == (start is None)
+        and math.isclose(each.start or 1.0, start or 1.0, rel_tol=1e-4)
+        for each in measured
+    )

@@ -79,8 +79,8 @@ class Observer:
             pass
         return Seen(plan, outputs, self._squares(states))
 
-    def run_table(self, table: LambdaTable) -> float:
-        """RMS of the final errors of a table's run on all micro-batches."""
+    def run_table(self, table: LambdaTable) -> Tensor:
+        """(samples,) mean square final errors of a table's run on all micro-batches."""
         pairs = list(zip(self.states, self.trajectories, strict=True))
         states = [self._begin(*pair, float(table.sigmas[0])) for pair in pairs]
         rows = table.lambdas.tolist()
@@ -89,7 +89,7 @@ class Observer:
             return rows[k]
 
         complete(self.model, states, table.stages, choose, parametrization=self.parametrization)
-        return float(self._squares(states).mean().sqrt())
+        return self._squares(states)
 
     def _squares(self, states: Sequence[State]) -> Tensor:
         """(samples,) mean square final errors."""

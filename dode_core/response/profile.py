@@ -21,7 +21,7 @@ from ..tables.table import LambdaTable
 from ..version import PROGRAM
 from .built_in import best_built_in
 from .design import Designer
-from .measured import Measured, nearest
+from .measured import Measured, compared, nearest
 from .model import Response
 from .observe import lambdas_of, scheme
 from .profile_file import MAX_BYTES, dump_profile, read_fields
@@ -185,10 +185,11 @@ class Profile:
             plan = self.plan(*key[1:])
         else:
             plan = Designer(self.response, self.weight).given(given)
-        table, other = self.table_of(plan, given is None), best_built_in(self, plan, given)
-        if other is None or not self._prefers(other, table):
-            return table
-        return other
+        table = self.table_of(plan, given is None)
+        if given is None and compared(self.measured, *key[1:]):
+            return table  # where built-in rows ended nearer, theirs is among the known ones
+        other = best_built_in(self, plan, given)
+        return table if other is None or not self._prefers(other, table) else other
 
     def _prefers(self, other: LambdaTable, table: LambdaTable) -> bool:
         """Whether built-in rows should end nearer, by what both did where both were run."""

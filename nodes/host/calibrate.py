@@ -47,6 +47,7 @@ class DistillSettings:
     batch_size: int
     cfg: float | None
     method: str = default_method()
+    start: LambdaTable | None = None  # of the model's profile: learning goes on from there
 
     def __post_init__(self) -> None:
         get_method(self.method)
@@ -94,6 +95,7 @@ class DistillSampler(HiddenSampler):
             directions=method.directions,
             learn_sigmas=method.learn_sigmas and descends(sigmas),
             peers=tuple(PEERS),
+            starts=() if self.settings.start is None else (self.settings.start,),
         )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ...dode_core.methods import get_method
+from ...dode_core.refining import start_for
 from ...dode_core.reuse import Recipe, find_same, stamped
 from ...dode_core.solve.scheme import Scheme
 from ...dode_core.solve.solvers import get_solver
@@ -48,8 +49,11 @@ def find_or_make(
         steps = len(work.sigmas) - 1
         live.teller.part(f"{get_solver(work.settings.solver).label} for {steps} steps", left)
     began = time.monotonic()
-    table = calibrate.calibrate(work.guider, work.latent, work.sigmas, work.settings, live)
+    start = start_of(work)
+    settings = replace(work.settings, start=start)
+    table = calibrate.calibrate(work.guider, work.latent, work.sigmas, settings, live)
     table, where = keep(table, work)
+    where += ", learned on from this model's profile" if start is not None else ""
     said = f"\n{live.note}" if live.note else ""
     return table, f"{time.monotonic() - began:.1f} s, {where}{said}"
 
@@ -89,6 +93,15 @@ def recipe_of(work: Work) -> Recipe:
         teacher=None if method.learn_sigmas else settings.teacher.name,
         latent_shape=None if latent.is_nested else tuple(latent.shape[1:]),
     )
+
+
+def start_of(work: Work) -> LambdaTable | None:
+    """The table that this model's profile has for the run, for methods that move the sigmas."""
+    if not get_method(work.settings.method).learn_sigmas or work.latent.is_nested:
+        return None
+    stored, shape = store.find_profiles(work.identity), tuple(work.latent.shape[1:])
+    grid = work.sigmas.tolist()
+    return start_for(stored, work.identity, work.settings.cfg, shape, grid)
 
 
 def keep(table: LambdaTable, work: Work) -> tuple[LambdaTable, str]:

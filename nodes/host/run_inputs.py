@@ -32,7 +32,22 @@ def ksampler_inputs() -> list[io.Input]:
                 "DPM-Solver++(2M), or distill a table first, once, and keep it.",
             )
         ),
+        keep_schedule_widget(),
     ]
+
+
+def keep_schedule_widget() -> io.Input:
+    """Whether a run stays on its own noise levels."""
+    return advanced(
+        io.Boolean.Input(
+            "keep_schedule",
+            default=False,
+            optional=True,
+            tooltip="On: the noise levels stay those of your schedule, and only the "
+            "steps between them are corrected. Off: where a table has noise levels "
+            "of its own, which end nearer, those are used.",
+        )
+    )
 
 
 def compare_inputs(peers: list[str], peer: str) -> list[io.Input]:
