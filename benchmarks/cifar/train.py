@@ -33,7 +33,7 @@ BATCH = 32
 LEARNING_RATE = 1.2e-3
 WARM_UP = 300 * BATCH  # images
 AVERAGING = 0.9993, 0.998  # decay a step of the running average: constant rate, last phase
-SAVE_EVERY, REPORT_EVERY = 600, 100  # steps
+SAVE_EVERY, REPORT_EVERY = 300, 100  # steps
 CHECKPOINT, SNAPSHOT, WEIGHTS = "training.pt", "cifar_constant.safetensors", "cifar.safetensors"
 VALIDATION, VALIDATION_SEED = 1000, 4  # test images
 
