@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import dode_core as dode
+from dode_core.fit.peers import hosts_kind
 from dode_core.report import text_table
 from dode_core.solve.schedules import exponential, karras
 
@@ -84,10 +85,12 @@ def whole(name: str, setting: str, steps: int, noises: int) -> dict[str, Any]:
 
 
 def usual(name: str, steps: int, noises: int) -> dict[str, Any]:
-    """DPM++ 2M on the schedule that comes with the model: Karras, or even steps for flow."""
+    """The hosts' DPM++ 2M on the model's usual schedule: Karras, or even steps for flow."""
     problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
     grid = problem.grid(steps)
-    found = errors(problem, known.noise, known.final, grid, solver="dpmpp_2m")
+    kind = hosts_kind("dpmpp_2m", problem.parametrization)
+    how = {"solver": "dpmpp_2m", "parametrization": kind}
+    found = errors(problem, known.noise, known.final, grid, **how)
     return {"rms": found[0], "median": found[1], "noises": noises}
 
 

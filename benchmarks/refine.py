@@ -1,7 +1,7 @@
 """Best for some steps, from a profile that is there: what 150 evaluations more are worth.
 
 Resumable, as ``profile``: results in benchmarks/results/refine.json. The profile is the quick one,
-and learning goes on with the same noises, as in a host where both are made with the same seed.
+and learning goes on with other noises than its own, as in the hosts.
 
     python dev.py bench refine                             # everything
     python dev.py bench refine --problems "EDM, cfg 7" --counts 6 8
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import dode_core as dode
+from dode_core.refining import seed_for
 from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
@@ -37,7 +38,7 @@ def refined(name: str, steps: int, noises: int) -> dict[str, Any]:
     problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
     profile, _ = made(name, "quick")
     begun = profile.table_of(profile.plan(steps))
-    x, args = problem.noise(SAMPLES, SEED)
+    x, args = problem.noise(SAMPLES, seed_for(SEED, True))
     began = time.perf_counter()
     table = dode.distill(
         problem.model,

@@ -15,7 +15,7 @@ from .errors import CalibrationError
 from .fit import distributed
 from .fit.batches import Batch, Samples, listed
 from .fit.guarded import CountingModel, Progress
-from .fit.peers import PEERS, peer_error
+from .fit.peers import PEERS, hosts_kind, peer_error
 from .fit.stagewise import StagewiseFit
 from .fit.teacher import Teacher
 from .fit.trajectory import DENSE_NAME, DENSE_STEPS, Trajectory, dense_teacher, reaching_grid
@@ -174,15 +174,16 @@ class Session:
         self, scheme: Scheme, grid: Sequence[float], batches: Sequence[Batch], errors: Errors
     ) -> dict[str, float]:
         """What was asked for, by name; a peer that is the plain solver itself is known already."""
+        kind = self.parametrization
+        own = scheme.solver if hosts_kind(scheme.solver, kind) == kind else None
         if errors.plain_holdout is None:
             return {}
         found = {}
         for name in self.peers:
-            if PEERS[name] == scheme.solver:
+            if PEERS[name] == own:
                 found[name] = errors.plain_holdout
             else:
-                how = name, grid, self.parametrization
-                found[name] = peer_error(self.model, batches, *how)
+                found[name] = peer_error(self.model, batches, name, grid, kind)
         return found
 
     def _table(

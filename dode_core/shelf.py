@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .errors import DodeError, SigmasError
+from .fit.peers import hosts_kind
 from .match.best import Choice, Query, first_of
 from .match.resolve import Resolution
 from .response.profile import SUFFIX, Profile
@@ -141,7 +142,7 @@ def choose(
     if served and (own and any(found.resolution.table is table for table in own)):
         return found
     exact = served and found.resolution.kind in ("exact", "slice") and not found.doubts
-    if exact and not _behind(found.resolution.table):
+    if exact and not is_behind(found.resolution.table):
         return found
     if identity is None:
         return found
@@ -152,7 +153,7 @@ def choose(
     return replace(made, doubts=(*refused, *made.doubts))
 
 
-def _behind(table: LambdaTable | None) -> bool:
+def is_behind(table: LambdaTable | None) -> bool:
     """Whether a built-in sampler ended nearer on the noise that measured the table."""
     if table is None or table.best_peer is None or table.errors is None:
         return False
@@ -232,7 +233,7 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     expected of them in the measured run that is most like this one.
     """
     try:
-        plain = profile.expected_plain(PEER, grid)
+        plain = profile.expected_plain(PEER, grid, hosts_kind(PEER, profile.parametrization))
         ours = profile.expected(table) * profile.optimism(table)
     except DodeError:
         return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from dode_core.match.scale import MAX_SCALE
 
-from . import captured, host, now, options, panel, samplers, sampling, watching
+from . import captured, host, now, options, panel, samplers, sampling, switching, watching
 from .request import Request
 
 # Tabs that are built. The HTTP API builds every script's widgets again, for their defaults alone:
@@ -128,10 +128,17 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
         watching.live(each, show, inputs, [seen[-1]])
     refresh.click(fn=show, inputs=inputs, outputs=[seen[-1]], queue=False)
     refreshing.append(lambda widget: watching.live(widget, show, inputs, [seen[-1]]))
+    switching.followed(
+        lambda *values: [show(*values), gr.update(choices=options.menu())],
+        inputs,
+        [seen[-1], seen[2]],
+    )
 
 
 def connect_image(line: Any, table: Any, refresh: Any) -> None:
     """The line of img2img, whose runs are parts of a schedule."""
+    import gradio as gr
+
     where = captured.image_widgets
     known, inputs = captured.names(where), [*captured.components(where), table]
 
@@ -141,6 +148,9 @@ def connect_image(line: Any, table: Any, refresh: Any) -> None:
     for each in inputs:
         watching.live(each, show, inputs, [line])
     refresh.click(fn=show, inputs=inputs, outputs=[line], queue=False)
+    switching.followed(
+        lambda *values: [show(*values), gr.update(choices=options.menu())], inputs, [line, table]
+    )
 
 
 def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
@@ -162,6 +172,7 @@ def reset() -> None:
     panel.menus.clear()
     panel.lines.clear()
     refreshing.clear()
+    switching.reset()
     pending.clear()
 
 

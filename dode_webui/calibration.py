@@ -20,7 +20,7 @@ from dode_core.fit.steady import EVALUATIONS as STEADY
 from dode_core.fit.steady import check_steady
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
-from dode_core.refining import start_for
+from dode_core.refining import seed_for, start_for
 from dode_core.response.profile import Profile
 from dode_core.shelf import find_profiles, table_for
 from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
@@ -119,11 +119,12 @@ class HiddenSampler:
         """
         request = self.request
         kind = infer_parametrization(model, grids[0])
-        noise = self.noise(x, start_scale(grids[0][0], kind))
+        starts = self._starts(x, grids) if request.learn_sigmas else []
+        noise = self.noise(x, start_scale(grids[0][0], kind), seed_for(request.seed, starts))
         rows = torch.arange(request.samples) % len(x)
         denoiser = Rows(model, extra_args, grids)
         found: list[LambdaTable] = []
-        parts = plan(request, self._starts(x, grids) if request.learn_sigmas else ())
+        parts = plan(request, starts)
         for i, part in enumerate(parts, 1):
             found += part(
                 denoiser,
@@ -170,11 +171,12 @@ class HiddenSampler:
 
         return report
 
-    def noise(self, x: Tensor, scale: float) -> Tensor:
-        """Noise by the request's seeds, drawn on the CPU: the same in every host."""
+    def noise(self, x: Tensor, scale: float, seed: int | None = None) -> Tensor:
+        """Noise by the request's seeds, or others, drawn on the CPU: the same in every host."""
+        seed = self.request.seed if seed is None else seed
         rows = []
         for i in range(self.request.samples):
-            generator = torch.Generator().manual_seed(self.request.seed + i)
+            generator = torch.Generator().manual_seed(seed + i)
             rows.append(torch.randn(x.shape[1:], generator=generator))
         return (torch.stack(rows) * scale).to(x)
 

@@ -17,6 +17,9 @@ HIRES_CFG, HIRES_DISTILLED = "txt2img_hr_cfg", "txt2img_hr_distilled_cfg"  # whe
 HIRES_SAMPLER, HIRES_SCHEDULER, SAME = "hr_sampler", "hr_scheduler", "Use same "
 # A text about the images, anew with them. No HTML would do: in gradio 4.40 its changes never end.
 INFO = "generation_info_txt2img"
+# The menu of checkpoints; and a text of all settings, anew when the host has taken one over: there
+# A1111 has loaded the checkpoint.
+CHECKPOINT, SETTINGS = "setting_sd_model_checkpoint", "settings_json"
 CAPTURED = (PROMPT, NEGATIVE, CFG, WIDTH, HEIGHT, STEPS)  # every host has these
 OPTIONAL = (
     SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE, HIRES_CFG, HIRES_DISTILLED,

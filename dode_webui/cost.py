@@ -21,7 +21,7 @@ from dode_core.fit.counting import most_evaluations
 from dode_core.fit.steady import EVALUATIONS as STEADY
 
 from . import host, job
-from .request import Request
+from .request import Request, RequestError
 
 ONCE = "Any steps: once, for every run"
 QUICK, BEST = "Quick: one correction a step", "Best: sigmas distilled too"
@@ -78,16 +78,24 @@ def sentence(request: Request) -> str:
 def choices(request: Request) -> str:
     """Every effort with its cost, for the line under the button."""
     try:
-        once = sentence(replace(request, once=True))
+        once = _once(request)
         quick, best = (
             sentence(replace(request, once=False, learn_sigmas=learn)) for learn in (False, True)
         )
-        text = f"Any steps: {once}. Quick: {quick}. Best: {best}."
+        text = f"Any steps: {once} Quick: {quick}. Best: {best}."
     except (DodeError, ValueError) as error:
         return str(error)
     if key(request) not in _seconds:
         text += " How long that is here: press Time it, which makes two evaluations."
     return text
+
+
+def _once(request: Request) -> str:
+    """What a profile costs, or that it takes more samples than tables do."""
+    try:
+        return f"{sentence(replace(request, once=True))}."
+    except RequestError as error:
+        return str(error)
 
 
 class Stopwatch:

@@ -20,6 +20,7 @@ from dode_core.tables.table import LambdaTable
 
 from . import cost, host, job, samplers
 from .calibration import HiddenSampler
+from .main_thread import on_main_thread
 from .options import NONE, ON_RUN, Options, table_id
 from .request import Request
 
@@ -69,7 +70,7 @@ def work(body: Callable[[job.Job], Any], running: job.Job) -> Any:
         shared.state.begin(job="D-ODE distill")
         try:
             with no_prompt_history():
-                return host.on_main_thread(partial(body, running))
+                return on_main_thread(partial(body, running))
         finally:
             samplers.unhide()
             shared.state.end()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from dode_core.tables.identity import Identity, file_fingerprint
 from dode_core.tables.library import PRESETS, Library
 
-Result = TypeVar("Result")
-TASK_PATIENCE = 30.0  # seconds until a thread that takes no task is taken for dead
+_clicked: ContextVar[str | None] = ContextVar("clicked", default=None)  # a title in the menu
 # What engines that take a shift or a distilled cfg start from, as the hosts' own presets say.
 DISTILLED_CFG = {"ZImage": 9.0, "Wan": 5.0, "Lumina2": 6.0, "Anima": 3.0, "Ernie": 3.0}
 DEFAULT_DISTILLED_CFG = 3.5
@@ -81,12 +81,33 @@ def _picked() -> Any:
     from modules import shared
 
     models = optional("modules.sd_models")
+    clicked = getattr(models, "checkpoint_aliases", {}).get(_clicked.get())
+    if clicked is not None:
+        return clicked
     data = getattr(models, "model_data", None)
     info = (getattr(data, "forge_loading_parameters", None) or {}).get("checkpoint_info")
     if info is not None:
         return info
     chosen = getattr(shared.opts, "sd_model_checkpoint", None)
     return getattr(models, "checkpoint_aliases", {}).get(chosen)
+
+
+@contextlib.contextmanager
+def clicked_on(title: Any) -> Iterator[None]:
+    """The checkpoint that the menu on the page shows is the upcoming one meanwhile: the host's own
+    handler of the same click may not have noted it yet.
+    """
+    token = _clicked.set(title if isinstance(title, str) else None)
+    try:
+        yield
+    finally:
+        _clicked.reset(token)
+
+
+def is_switching() -> bool:
+    """Whether the model in memory is another than the one that the next run will load."""
+    info = getattr(loaded_model(), "sd_checkpoint_info", None)
+    return info is not None and checkpoint() != checkpoint(upcoming=True)
 
 
 def loaded_model() -> Any:
@@ -114,10 +135,12 @@ def distilled_cfg(p: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def distilled_mark(value: float | None) -> dict[str, str]:
-    """The mark of a model that takes a shift or a distilled cfg; none for others."""
+def distilled_mark(value: float | None, upcoming: bool = False) -> dict[str, str]:
+    """The mark of a model that takes a shift or a distilled cfg; none for others, and none for an
+    upcoming one, which nobody knows before it is loaded.
+    """
     model = loaded_model()
-    if value is None or model is None:
+    if value is None or model is None or (upcoming and is_switching()):
         return {}
     if getattr(model, "use_shift", False) is True:
         return {"shift": f"{value:g}"}
@@ -126,9 +149,9 @@ def distilled_mark(value: float | None) -> dict[str, str]:
     return {}
 
 
-def cfgs(cfg: float, distilled: float | None) -> str:
+def cfgs(cfg: float, distilled: float | None, upcoming: bool = False) -> str:
     """ "cfg 1, distilled cfg 3.5": all of them that the loaded model takes, for people."""
-    marks = distilled_mark(distilled).items()
+    marks = distilled_mark(distilled, upcoming).items()
     return ", ".join(
         [f"cfg {cfg:g}", *(f"{name.replace('_', ' ')} {value}" for name, value in marks)]
     )
@@ -142,7 +165,7 @@ def identity(
     """
     path = checkpoint(upcoming)
     parts = {"file": file_fingerprint(path) if path else "", "patches": lora_mark(prompt)}
-    parts |= distilled_mark(distilled) | {"unguided": unguided_mark(p)}
+    parts |= distilled_mark(distilled, upcoming) | {"unguided": unguided_mark(p)}
     fingerprint = " ".join(f"{key}:{value}" for key, value in parts.items() if value)
     name = path.name if path else "unknown"
     return Identity(path, "".join(c if c.isprintable() else "_" for c in name), fingerprint)
@@ -204,36 +227,3 @@ def interrupted() -> bool:
     from modules import shared
 
     return bool(shared.state.interrupted or shared.state.skipped)
-
-
-def on_main_thread(body: Callable[[], Result]) -> Result:
-    """Run ``body`` where the host keeps its models: Forge and its kin have one thread for that.
-
-    Whatever ``body`` raises comes back, interrupts included: left to the hosts, some swallow an
-    exception and some lose the thread over it. Not to be called on that thread, which would wait
-    for itself. Where nobody takes tasks, this thread does the work.
-    """
-    outcome: list[tuple[Result | None, BaseException | None]] = []
-    claim, taken, done = threading.Lock(), threading.Event(), threading.Event()
-
-    def kept() -> None:
-        if not claim.acquire(blocking=False):
-            return  # the other one has it
-        taken.set()
-        try:
-            outcome.append((body(), None))
-        except BaseException as error:
-            outcome.append((None, error))
-        done.set()
-
-    thread = optional("modules_forge.main_thread")
-    if thread is not None:
-        run = thread.run_and_wait_result
-        threading.Thread(target=run, args=(kept,), name="dode-task", daemon=True).start()
-        taken.wait(TASK_PATIENCE)
-    kept()
-    done.wait()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]

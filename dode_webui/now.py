@@ -10,16 +10,15 @@ from typing import Any
 from dode_core import shelf
 from dode_core.errors import DodeError
 from dode_core.match.best import Choice, Query
-from dode_core.solve.noise import check_sigmas, infer_parametrization
-from dode_core.tables.identity import Identity
+from dode_core.tables.identity import Identity, marks
 from dode_core.tables.likeness import compare
 
-from . import captured, cost, host, options, samplers
+from . import captured, cost, host, options, preview, samplers, sampling
+from .preview import Known
 from .request import Request
 from .sampling import ANY
 
 DISTILL = "Distill for exactly this"  # the other button
-Known = tuple[Sequence[float], str]  # sigmas and parametrisation
 LARGEST_PART = 0.999  # of a schedule, as hosts take an image for their start
 WORDS = {
     "exact": "exact table",
@@ -59,11 +58,11 @@ def wording(settings: dict[str, Any]) -> str:
     """ "8 steps, cfg 6, Karras: exact table (...)" in words that are the tab's."""
     steps, denoise = settings["steps"], settings.get("denoise")
     at = "" if denoise is None else f" at denoise {denoise:g}"
-    cfg = host.cfgs(settings["cfg"], settings["distilled_cfg_scale"])
+    cfg = host.cfgs(settings["cfg"], settings["distilled_cfg_scale"], True)
     asked = f"{steps} steps{at}, {cfg}, {settings['scheduler']}"
     try:
         if denoise is None:
-            found = found_for(settings, sigmas(settings))
+            found = found_for(settings, preview.sigmas(settings))
         elif host.option("img2img_fix_steps", False):  # just as many are run, of a longer schedule
             found = of_part(settings, int(steps / min(max(denoise, 0.01), LARGEST_PART)), steps)
         else:
@@ -104,7 +103,9 @@ def hires(settings: dict[str, Any]) -> str:
         found = of_part(of_pass, int(steps / min(denoise, LARGEST_PART)), steps)
     except DodeError:
         return ""
-    both = [host.cfgs(each["cfg"], each["distilled_cfg_scale"]) for each in (of_pass, settings)]
+    both = [
+        host.cfgs(each["cfg"], each["distilled_cfg_scale"], True) for each in (of_pass, settings)
+    ]
     own = both[:1] if both[0] != both[1] else []
     own += [of_pass["scheduler"]] if of_pass["scheduler"] != settings["scheduler"] else []
     asked = ", ".join([f"{steps} steps at denoise {denoise:g}", *own])
@@ -114,39 +115,53 @@ def hires(settings: dict[str, Any]) -> str:
 
 def of_part(settings: dict[str, Any], whole: int, steps: int) -> Choice | str:
     """:func:`found_for` the last ``steps`` steps of a schedule of ``whole`` steps."""
-    known = sigmas({**settings, "steps": whole})
-    if known is not None:
-        known = known[0][-steps - 1 :], known[1]
+    known = preview.sigmas({**settings, "steps": whole}, steps)
     return found_for({**settings, "steps": 0}, known)  # a table of as many steps serves no part
 
 
 def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:
     """What would be chosen on known sigmas; else, in words, what there is for such a run."""
     table = settings.get("table", options.AUTOMATIC)
+    solver = samplers.solver_of(settings["sampler"])
+    query = None if known is None else Query(*known, settings["cfg"], solver)
     if table == options.NONE:
         return 'Table is set to "None", so plain DPM++ 2M runs'
     if table != options.AUTOMATIC and not table.startswith(options.INSTEAD):
-        return of_chosen(table, known)
+        return of_chosen(table, query)
     who = host.identity(settings["prompt"], True, settings["distilled_cfg_scale"])
-    library = host.library()
-    stored, profiles = library.find(who), shelf.find_profiles(library, who)
-    if known is not None:
-        query = Query(known[0], known[1], settings["cfg"])
-        return shelf.choose(query, who, (), lambda: stored, lambda: profiles)
-    if made := doubts_of(who, settings["cfg"], [each.profile for each in profiles]):
-        return "; ".join([WORDS["profile"], *made[0]])
-    steps = settings["steps"]
-    tables = [each.table for each in stored if each.table.steps == steps]
-    if made := doubts_of(who, settings["cfg"], tables):
-        return "; ".join([f"there is a table for {steps} steps; it is used if it fits", *made[0]])
-    return ""
+    if query is not None:
+        return sampling.decide(query, who)
+    return until_known(settings, who, solver)
 
 
-def doubts_of(who: Identity, cfg: float, made: Sequence[Any]) -> list[list[str]]:
+def until_known(settings: dict[str, Any], who: Identity, solver: str | None) -> str:
+    """What there is for a run whose sigmas are not known yet; the order is that of
+    :func:`dode_core.shelf.choose`. Empty where there is nothing.
+    """
+    library, steps = host.library(), settings["steps"]
+    profiles = [each.profile for each in shelf.find_profiles(library, who)]
+    once = doubts_of(who, settings, profiles if solver in (None, "ddim") else [])
+    tables = [
+        each.table
+        for each in library.find(who)
+        if each.table.steps == steps
+        and solver in (None, each.table.solver)
+        and not (once and shelf.is_behind(each.table))
+    ]
+    made = doubts_of(who, settings, tables)
+    if not made or (once and made[0]):
+        return "; ".join([WORDS["profile"], *once[0]]) if once else ""
+    said = f"there is a table for {steps} steps; it is used if it fits"
+    said += f", else what was {WORDS['profile']}" if once else ""
+    return "; ".join([said, *made[0]])
+
+
+def doubts_of(who: Identity, settings: dict[str, Any], made: Sequence[Any]) -> list[list[str]]:
     """What is to be said of each table or profile for a model, the best first, without sigmas."""
-    found = []
+    found, cfg = [], settings["cfg"]
     for each in made:
-        likeness = compare(who.fingerprint, each.model_fingerprint)
+        ours = marked(who, settings["distilled_cfg_scale"], each.model_fingerprint)
+        likeness = compare(ours, each.model_fingerprint)
         far = 0.0 if each.cfg is None else abs(each.cfg - cfg)
         other = [f"made at cfg {each.cfg:g}, this run uses {cfg:g}"] if far > shelf.SAME_CFG else []
         if likeness.kind != "refused":
@@ -154,47 +169,25 @@ def doubts_of(who: Identity, cfg: float, made: Sequence[Any]) -> list[list[str]]
     return [doubts for *_, doubts in sorted(found, key=lambda item: item[:2])]
 
 
-def of_chosen(table: str, known: Known | None) -> str:
+def marked(who: Identity, distilled: float | None, theirs: str) -> str:
+    """The model's fingerprint. Before it is loaded, what was made for it tells whether it takes a
+    shift or a distilled cfg.
+    """
+    missing = (marks(theirs).keys() & {"shift", "distilled_cfg"}) - marks(who.fingerprint).keys()
+    if distilled is None:
+        return who.fingerprint
+    return " ".join([who.fingerprint, *(f"{name}:{distilled:g}" for name in sorted(missing))])
+
+
+def of_chosen(table: str, query: Query | None) -> str:
     """What a table that was chosen by hand is for such a run, in words."""
     try:
-        stored = options.chosen(table, host.library())
+        options.chosen(table, host.library())
     except DodeError:
         return "the chosen table is not here, so plain DPM++ 2M runs"
-    if known is None:
+    if query is None:
         return "the chosen table is used if it fits"
-    resolution = Query(*known).pick([stored.table])
-    if resolution.table is None:
+    used, _ = sampling.pinned(table, query)
+    if used is None:
         return "the chosen table cannot serve this run; what is automatic is used"
-    return f"the chosen table ({WORDS.get(resolution.kind, resolution.kind)})"
-
-
-def sigmas(settings: dict[str, Any]) -> Known | None:
-    """(the sigmas that the host would make, parametrisation).
-
-    None before a model is loaded, and for flow models, whose sigmas depend on a shift that the
-    host sets only when a run begins.
-    """
-    model = host.loaded_model()
-    if getattr(model, "sd_checkpoint_info", None) is None:
-        return None
-    from modules import processing, sd_samplers
-
-    name = settings["sampler"] or samplers.NAME
-    config = sd_samplers.all_samplers_map.get(name)
-    if config is None:
-        return None
-    try:
-        sampler = config.constructor(model)
-        sampler.config = config
-        kind = infer_parametrization(sampler.model_wrap_cfg, (0.0,))
-        if kind == "flow":
-            return None
-        p = processing.StableDiffusionProcessingTxt2Img(
-            sd_model=model, steps=settings["steps"], cfg_scale=settings["cfg"]
-        )
-        p.sampler_name, p.scheduler = name, settings["scheduler"]
-        return check_sigmas(sampler.get_sigmas(p, settings["steps"])), kind
-    except DodeError:
-        raise
-    except Exception:  # a host that wants more than this before a run: it is only a preview
-        return None
+    return f"the chosen table ({WORDS.get(used.resolution.kind, used.resolution.kind)})"

@@ -8,7 +8,7 @@ from typing import Any
 from dode_core.errors import DodeError
 from dode_core.solve.solvers import SOLVERS
 
-from . import captured, cost, distill, listing, now, options
+from . import captured, cost, distill, listing, now, options, switching
 from .request import BEST, LIMITS, Request, parse_steps
 from .watching import begin_and_watch, cancel_running, error_line, live, wire
 
@@ -59,6 +59,11 @@ def tabs() -> list[tuple[Any, str, str]]:
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
         for each in inputs:
             live(each, lambda *values: cost_line(known, values), inputs, [line])
+        switching.followed(
+            lambda *values: [cost_line(known, values), listing.overview(), listing.choices(gr)],
+            inputs,
+            [line, *tables],
+        )
     return [(tab, "D-ODE", "dode_tab")]
 
 
@@ -122,12 +127,12 @@ def list_of_tables(gr: Any) -> list[Any]:
     def on_delete(line: str | None, *values: Any) -> list[Any]:
         return after(error_line(listing.delete(line)) if line else FIRST, values)
 
-    def on_export(line: str | None, *values: Any) -> list[Any]:
-        return after(error_line(listing.export(line)) if line else FIRST, values)
+    def on_export(line: str | None) -> list[Any]:  # the choice stays
+        return [error_line(listing.export(line)) if line else FIRST]
 
     seen = [said, overview, chosen, *menus, *shown]
     delete.click(fn=on_delete, inputs=[chosen, *theirs], outputs=seen, queue=False)
-    export.click(fn=on_export, inputs=[chosen, *theirs], outputs=seen, queue=False)
+    export.click(fn=on_export, inputs=[chosen], outputs=[said], queue=False)
     refresh.click(fn=lambda *values: after("", values), inputs=theirs, outputs=seen, queue=False)
     return [overview, chosen]
 

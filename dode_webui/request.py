@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from dode_core.errors import DodeError
+from dode_core.errors import CalibrationError, DodeError
 from dode_core.solve.solvers import SOLVERS
 
 from . import host
@@ -81,6 +81,13 @@ class Request:
                 continue
             if not (math.isfinite(value) and least <= value <= most):
                 raise RequestError(f"{name} is {value:g}; use {least:g} to {most:g}.")
+        if self.once:
+            from dode_core.calibration import check_samples  # not before there is work
+
+            try:
+                check_samples(self.samples)
+            except CalibrationError as error:
+                raise RequestError(str(error)) from error
         if self.width % 8 or self.height % 8:
             raise RequestError(f"The size is {self.width}x{self.height}; use multiples of 8.")
 

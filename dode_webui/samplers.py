@@ -55,6 +55,12 @@ def is_ours(label: str) -> bool:
     return label.removesuffix(" Karras") in ours
 
 
+def solver_of(label: str) -> str | None:
+    """The solver that a menu entry is for; None for the one that takes the best there is."""
+    name = label.removesuffix(" Karras")
+    return next((each for each in MORE if SOLVERS[each].label == name), None)
+
+
 def drop(labels: list[str]) -> None:
     """Take earlier entries out, those with a schedule in their name too."""
     from modules import sd_samplers

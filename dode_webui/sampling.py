@@ -17,6 +17,7 @@ from dode_core.match.scale import scaled
 from dode_core.sampler import run_resolved
 from dode_core.solve.noise import check_sigmas, infer_parametrization
 from dode_core.solve.solvers import get_solver
+from dode_core.tables.identity import Identity
 
 from . import host
 from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_id
@@ -133,16 +134,21 @@ def not_here(table: str) -> str:
 
 def automatic(p: Any, query: Query, warning: str = "") -> Used:
     """The best table of the loaded checkpoint."""
-    who = host.identity(host.first_prompt(p), distilled=host.distilled_cfg(p), p=p)
-    library = host.library()
-    choice = shelf.choose(
-        query, who, (), lambda: library.find(who), lambda: shelf.find_profiles(library, who)
-    )
+    prompt, distilled = host.first_prompt(p), host.distilled_cfg(p)
+    choice = decide(query, host.identity(prompt, distilled=distilled, p=p))
     if choice.resolution.table is None:
         warning = f"{warning} {without(p, query, choice)}".strip()
     elif choice.doubts:
         warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
     return Used(choice, warning)
+
+
+def decide(query: Query, who: Identity) -> Choice:
+    """What a run of this model uses; the line in the accordion asks here as well."""
+    library = host.library()
+    return shelf.choose(
+        query, who, (), lambda: library.find(who), lambda: shelf.find_profiles(library, who)
+    )
 
 
 def without(p: Any, query: Query, choice: Choice) -> str:

@@ -6,7 +6,7 @@ meanwhile, and registers every Script subclass that it finds in here.
 
 from modules import script_callbacks, scripts
 
-from dode_webui import accordion, api, grid, panel, samplers, settings
+from dode_webui import accordion, api, grid, panel, samplers, settings, switching
 
 supported = samplers.register()
 
@@ -33,4 +33,7 @@ if supported:
     script_callbacks.on_ui_tabs(panel.tabs)
     script_callbacks.on_before_ui(accordion.reset)
     script_callbacks.on_before_ui(grid.add_axes)
+    script_callbacks.on_after_component(
+        lambda component, **kwargs: switching.capture(component, kwargs.get("elem_id"))
+    )
     script_callbacks.on_app_started(api.add_routes)

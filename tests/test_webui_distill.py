@@ -12,10 +12,12 @@ import torch
 from webui_host import HOSTS, Host, install, run_main_thread
 
 import dode_core as dode
+from dode_core.calibration import check_samples
+from dode_core.errors import CalibrationError
 from dode_core.fit.steady import EVALUATIONS
 from dode_core.tables.library import tables_in
 from dode_webui import calibration, distill, job, samplers
-from dode_webui.request import Request
+from dode_webui.request import Request, RequestError
 
 SMALL = {"samples": 4, "width": 64, "height": 64, "learn_sigmas": False, "cfg": 2.0}
 
@@ -97,6 +99,16 @@ def test_once_for_any_number_of_steps(webui: Host) -> None:
     torch.testing.assert_close(p.latent, ours, rtol=1e-4, atol=1e-4)
     other = webui.txt2img(7, name, cfg_scale=3.0)
     assert "made at cfg 2, this run uses 3" in other.comments[0]
+
+
+def test_too_few_samples_for_any_steps_are_refused_before_any_call(webui: Host) -> None:
+    """In the words of the core; as many are enough for a table."""
+    with pytest.raises(CalibrationError) as core:
+        check_samples(4)
+    with pytest.raises(RequestError) as ours:
+        request(once=True, samples=4)
+    assert str(ours.value) == str(core.value) and not webui.log
+    assert request(samples=4).samples == 4
 
 
 def guided(host: Host, cfg: float) -> Any:
@@ -301,16 +313,16 @@ def test_forges_own_thread_runs_it(webui: Host) -> None:
 
 def test_where_nobody_takes_tasks(webui: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The work is done all the same, and once, also when somebody comes late."""
-    from dode_webui import host
+    from dode_webui import main_thread
 
     thread = webui.modules.get("modules_forge.main_thread")
     if thread is None:
         return
     thread.stop()
     assert thread.stopped.wait(60)
-    monkeypatch.setattr(host, "TASK_PATIENCE", 0.1)
+    monkeypatch.setattr(main_thread, "TASK_PATIENCE", 0.1)
     done: list[int] = []
-    assert host.on_main_thread(lambda: done.append(1) or 8) == 8 and webui.tasks == 0
+    assert main_thread.on_main_thread(lambda: done.append(1) or 8) == 8 and webui.tasks == 0
     run_main_thread(webui)
     assert done == [1]
 

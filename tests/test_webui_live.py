@@ -28,11 +28,12 @@ pytestmark = pytest.mark.skipif(not URL, reason="DODE_WEBUI_URL is not set")
 RUN: dict[str, Any] = {
     "prompt": "a red fox", "negative_prompt": "blurry", "seed": 1, "cfg_scale": 5, "width": 64,
     "height": 64, "steps": 4, "sampler_name": "D-ODE", "scheduler": "Karras",
+    "distilled_cfg_scale": 3,  # what Neo's page has for a model that takes one
 }  # fmt: skip
 DISTILL: dict[str, Any] = {
     "solver": "ddim", "steps": "3-4", "scheduler": "Karras", "samples": 2, "batch_size": 2,
     "learn_sigmas": False, "cfg": 5, "width": 64, "height": 64, "prompts": ["a red fox"],
-    "negative": "blurry",
+    "negative": "blurry", "distilled_cfg_scale": 3,
 }  # fmt: skip
 PATIENCE = 600
 
@@ -103,7 +104,9 @@ def test_scale_0_is_the_hosts_own_euler(tables: list[dict[str, Any]]) -> None:
     assert difference(ours, run(sampler_name="Euler")[1]) <= 2
 
 
-def test_without_a_table_it_is_the_hosts_own_dpmpp_2m() -> None:
+def test_without_a_table_it_is_the_hosts_own_dpmpp_2m(tables: list[dict[str, Any]]) -> None:
+    if tables[0]["sigmas"][0] == 1:
+        pytest.skip("on flow models ours steps in log-SNR, the hosts' own in log sigma")
     ours = run(alwayson_scripts={"D-ODE": {"args": ["None", 1]}})[1]
     assert difference(ours, run(sampler_name="DPM++ 2M")[1]) <= 2
 
@@ -219,8 +222,20 @@ def page() -> Iterator[Any]:
         opened.set_default_timeout(120_000)
         opened.goto(URL, wait_until="domcontentloaded")
         opened.wait_for_selector("#txt2img_dode", state="attached")
+        until_it_is_still(opened)
         yield opened
         browser.close()
+
+
+def until_it_is_still(page: Any) -> None:
+    """Until no value changes: Neo's preset sets widgets after the page is there."""
+    page.wait_for_function(
+        "() => {const now = [...document.querySelectorAll('input, textarea')]"
+        ".map(each => each.value).join();"
+        "const same = now === window.dodeSeen; window.dodeSeen = now;"
+        "window.dodeStill = same ? (window.dodeStill || 0) + 1 : 0; return window.dodeStill >= 10}",
+        polling=500,
+    )
 
 
 def fill(page: Any, elem_id: str, text: str) -> None:
@@ -249,6 +264,8 @@ def prepare(page: Any) -> None:
     fill(page, "txt2img_neg_prompt", "blurry")
     for name, value in (("width", "64"), ("height", "64"), ("cfg_scale", "5"), ("steps", "4")):
         fill(page, f"txt2img_{name}", value)
+    if page.locator("#txt2img_distilled_cfg_scale").first.is_visible():
+        fill(page, "txt2img_distilled_cfg_scale", "3")
     if page.locator("#txt2img_scheduler").count():
         choose(page, "txt2img_scheduler", "Karras")
 

@@ -7,6 +7,7 @@ import builtins
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ from dode_webui import (
     options,
     panel,
     sampling,
+    switching,
 )
 from dode_webui.options import AUTOMATIC
 
@@ -288,6 +290,7 @@ def test_the_cost_is_known_before_the_click(webui: Host, built: list[Component])
     ((line, inputs, _),) = of(built, "dode_samples").changes
     assert len(inputs) == len(VALUES) + len(TXT2IMG)
     said = line(*VALUES, *TXT2IMG)
+    assert "Any steps: 4 samples are too few to serve any number of steps; use 8 or more" in said
     assert "about" not in said and "press Time it" in said and not webui.log
     announced = int(said.split("Quick: at most ")[1].split(" ")[0].replace(",", ""))
     ((run, _, _),) = of(built, "dode_distill").events
@@ -367,6 +370,65 @@ def test_the_line_is_new_with_every_image(webui: Host, built: list[Component]) -
     assert "no table, so plain DPM++ 2M runs" in show(*given_for(inputs, values))
 
 
+def test_the_line_follows_the_menu_of_checkpoints(webui: Host, built: list[Component]) -> None:
+    """Before the host has noted the click itself; with the tables of the checkpoint."""
+    accordion.build(SimpleNamespace(), False)
+    values = set_up(webui)
+    other = webui.checkpoint.with_name("other.safetensors")
+    other.write_bytes(b"other weights " + b"y" * 5000)
+    webui.sd_models.checkpoint_aliases["other"] = SimpleNamespace(filename=str(other))
+    table = made_up("ddim", model_fingerprint=f"file:{file_fingerprint(other)}", cfg=2.0)
+    dode.save_tables(other.with_name("other.dode.json"), [table])
+    menu = Component("checkpoints")
+    switching.capture(Component("width"), captured.WIDTH)
+    switching.capture(menu, captured.CHECKPOINT)
+    again = Component("the same, made anew when its entries change")
+    switching.capture(again, captured.CHECKPOINT)
+    ((switched, inputs, outputs),) = menu.changes
+    assert inputs[-1] is menu and not again.changes
+    assert [each.options["elem_id"] for each in outputs] == [
+        "txt2img_dode_now", "txt2img_dode_table",
+    ]  # fmt: skip
+    given = given_for(inputs[:-1], values)
+    at_steps = [each.kind for each in inputs[:-1]].index(captured.STEPS)
+    given[at_steps] = table.steps
+    line, tables = switched(*given, "model")
+    assert "no table" in line and len(tables["choices"]) == 2
+    line, tables = switched(*given, "other")
+    assert "there is a table for 4 steps" in line and len(tables["choices"]) == 3
+    assert host.is_switching() is False, "only while that click is answered"
+    assert "no table" in switched(*given, '{"a text": "of all settings"}')[0]
+    webui.shared.opts.data["sd_model_checkpoint"] = "other"
+    if webui.kind == "forge":
+        info = webui.sd_models.checkpoint_aliases["other"]
+        webui.sd_models.model_data.forge_loading_parameters = {"checkpoint_info": info}
+    assert "there is a table for 4 steps" in switched(*given, '{"a text": "of all settings"}')[0]
+
+
+def test_the_tab_follows_the_menu_of_checkpoints(webui: Host, built: list[Component]) -> None:
+    """Its list of tables, the menu below it, which forgets its choice, and the cost."""
+    keep(webui, made_up("ddim", model_fingerprint=f"file:{file_fingerprint(webui.checkpoint)}"))
+    other = webui.checkpoint.with_name("other.safetensors")
+    other.write_bytes(b"other weights " + b"y" * 5000)
+    webui.sd_models.checkpoint_aliases["other"] = SimpleNamespace(filename=str(other))
+    table = made_up("ipndm", model_fingerprint=f"file:{file_fingerprint(other)}")
+    dode.save_tables(other.with_name("other.dode.json"), [table])
+    panel.tabs()
+    menu = Component("checkpoints")
+    switching.capture(menu, captured.CHECKPOINT)
+    ((switched, inputs, outputs),) = menu.changes
+    assert [each.options["elem_id"] for each in outputs] == [
+        "dode_cost", "dode_overview", "dode_chosen",
+    ]  # fmt: skip
+    assert inputs[-1] is menu and "D-DDIM" in of(built, "dode_overview").args[0]
+    price, overview, chosen = switched(*VALUES, "other")
+    assert "evaluations" in price and "D-PNDM" in overview and "D-DDIM" not in overview
+    (line,) = chosen["choices"]
+    assert options.table_id(table) in line and chosen["value"] is None
+    _, overview, _ = switched(*VALUES, "model")
+    assert "D-DDIM" in overview and "D-PNDM" not in overview
+
+
 def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> None:
     """What is chosen by hand goes before what would be found."""
     name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
@@ -439,18 +501,92 @@ def test_now_of_a_flow_model(webui: Host, built: list[Component]) -> None:
     assert "(6 steps at denoise 0.5, cfg 2, distilled cfg 5): distilled once" in said
 
 
+@pytest.mark.parametrize("shift", [None, 3.0])
+def test_the_line_of_a_flow_model_is_what_its_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k_diffusion_sampling: ModuleType,
+    shift: float | None,
+) -> None:  # fmt: skip
+    """With a table and a profile: whichever the run takes, at the shift that the run will set."""
+    from webui_host import install
+
+    from dode_webui import samplers
+
+    webui = install("reforge", tmp_path, flow=True)
+    try:
+        samplers.register()
+        webui.sd_models.model_data.sd_model.use_shift = shift is not None
+        settings = {
+            "prompt": "a fox", "negative": "", "cfg": 2.0, "width": 64, "height": 64, "steps": 4,
+            "scheduler": "Automatic", "sampler": "D-ODE", "distilled_cfg_scale": 3.0, "hires": None,
+        }  # fmt: skip
+
+        def said_and_done(**changes: Any) -> tuple[str, str]:
+            asked = settings | changes
+            before = webui.predictor.sigmas
+            line = now.line(asked)
+            assert webui.predictor.sigmas is before, "another run may be using them"
+            names = ("distilled_cfg_scale", "scheduler")
+            p = webui.txt2img(
+                asked["steps"], cfg_scale=asked["cfg"], **{name: asked[name] for name in names}
+            )
+            return line, p.extra_generation_params["D-ODE match"]
+
+        grid = webui.txt2img(4, scheduler="Automatic", distilled_cfg_scale=3.0).sigmas
+        webui.predictor.set_parameters(shift=1.0)  # as before the first run
+        who = host.identity(upcoming=True, distilled=3.0)
+        keep(webui, made_up("ddim", grid, parametrization="flow", cfg=2.0,
+                            model_fingerprint=who.fingerprint))  # fmt: skip
+        save_profile(host.library(), stamped_profile(a_profile("flow"), who, 2.0, 0), who)
+        line, match = said_and_done()
+        assert "exact table" in line and match == "exact"
+        line, match = said_and_done(scheduler="Karras")
+        assert "distilled once" in line and match == "profile"
+        line, match = said_and_done(distilled_cfg_scale=5.0)
+        if shift is None:  # not this model's
+            assert "exact table" in line and match == "exact"
+        else:
+            assert "made with shift 3, this run has 5" in line and match == "profile"
+        line, match = said_and_done(steps=7)
+        assert "distilled once" in line and match == "profile"
+    finally:
+        webui.remove()
+
+
+def test_a_table_and_a_profile_of_a_model_that_is_not_loaded(
+    webui: Host, built: list[Component]
+) -> None:
+    """Its sigmas tell which of the two serves; both are named."""
+    webui.sd_models.model_data.sd_model = SimpleNamespace()
+    webui.shared.opts.data["sd_model_checkpoint"] = "model"
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"distilled_cfg_scale": 3.5}
+    print_ = f"{host.identity(upcoming=True).fingerprint} shift:3.5"
+    keep(webui, made_up("ddim", cfg=2.0, model_fingerprint=print_))
+    who = host.identity(upcoming=True)
+    profile = replace(stamped_profile(a_profile(), who, 2.0, 0), model_fingerprint=print_)
+    save_profile(host.library(), profile, who)
+    both = "there is a table for 4 steps; it is used if it fits, else what was distilled once for"
+    assert now.line(settings).endswith(f"{both} any number of steps.</div>")
+    another = now.line(settings | {"distilled_cfg_scale": 5.0})
+    doubted = "distilled once for any number of steps; made with shift 3.5, this run has 5."
+    assert f": {doubted}" in another
+    assert "distilled once for any number of steps.</div>" in now.line(settings | {"steps": 7})
+
+
 def given_for(inputs: list[Component], values: list[Any]) -> list[Any]:
     """What the host's widgets are set to, for an event that has the menu of tables as well."""
     known = dict(zip(captured.names(), values, strict=False))
     return [known.get(each.kind, AUTOMATIC) for each in inputs]
 
 
-def a_profile() -> dode.Profile:
+def a_profile(kind: str = "ve") -> dode.Profile:
     """Of a closed-form model."""
     from problems import mixture, randn
 
-    model = mixture("ve", (4, 4, 4), components=3, std=0.6)
-    return dode.calibrate(model, randn(4, 4, 4, 4, seed=1) * 14.6, 14.6, 0.03)
+    model = mixture(kind, (4, 4, 4), components=3, std=0.6)
+    high, low = (1.0, 0.003) if kind == "flow" else (14.6, 0.03)
+    noise = randn(4, 4, 4, 4, seed=1) * high
+    return dode.calibrate(model, noise, high, low, parametrization=kind)
 
 
 def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
@@ -484,6 +620,17 @@ def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
     assert "is not among" in delete(line)[0] and "Choose a table" in delete(None)[0]
     delete(listing.lines()[0])
     assert dode.load_tables(webui.sidecar) == [] and "No tables" in listing.overview()
+
+
+def test_an_export_that_is_refused_leaves_nothing(webui: Host, built: list[Component]) -> None:
+    mark = f"file:{file_fingerprint(webui.checkpoint)}"
+    table = made_up("ddim", cfg=5.0, model_fingerprint=mark, samples_fit=3, samples_holdout=1)
+    keep(webui, table)
+    tab(webui, built)
+    ((export, _, _),) = of(built, "dode_export").events
+    (said,) = export(listing.lines()[0])
+    assert "4 samples held out" in said and "Distill it again with 16 samples." in said
+    assert not (webui.folder / "dode-presets").exists()
 
 
 def test_plots_of_several_tables_and_without_matplotlib(

@@ -84,6 +84,7 @@ def test_defaults_and_everything(webui: Host) -> None:
         ({"samples": True}, "use a number"),
         ({"learn_sigmas": 1}, "true or false"),
         ({"once": "yes"}, "true or false"),
+        ({"once": True, "samples": 7}, "7 samples are too few to serve any number of steps; use 8"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],

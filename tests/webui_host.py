@@ -100,6 +100,9 @@ class Host:
     fail: Callable[[], None] = lambda: None  # called at every model call
     room: float = float("inf")  # samples that memory suffices for
 
+    def __post_init__(self) -> None:
+        self.predictor = Predictor(self.sigmas)
+
     def __getattr__(self, name: str) -> ModuleType:
         try:
             return self.__dict__["modules"][f"modules.{name}"]
@@ -267,6 +270,31 @@ def _schedules(host: Host) -> None:
     module.schedulers[1] = scheduler("uniform", "Uniform", ["Old Uniform"])
 
 
+class Predictor:
+    """What keeps a model's sigmas in Forge and its kin; ``shift`` moves those of a flow model.
+
+    A noise predictor's are its training's: a shift moves none of them.
+    """
+
+    def __init__(self, sigmas: Tensor) -> None:
+        self.sigmas = self.times = sigmas
+
+    def set_parameters(self, *, shift: float) -> None:
+        if float(self.times[-1]) <= 1:
+            self.sigmas = shift * self.times / (1 + (shift - 1) * self.times)
+
+
+class Linker:
+    """Forge's ``ForgeScheduleLinker``."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @property
+    def sigmas(self) -> Tensor:
+        return self.predictor.sigmas
+
+
 class CFGDenoiser:
     """The guided denoiser that a sampler is given."""
 
@@ -308,9 +336,11 @@ def _kdiffusion(host: Host) -> None:
             self.func = funcname if callable(funcname) else getattr(k_diffusion, funcname)
             self.model_wrap_cfg, self.config = CFGDenoiser(host, self), None
             self.last_latent: Any = None
+            self.model_wrap = Linker(host.predictor)
 
         def get_sigmas(self, p: Any, steps: int) -> Tensor:
-            low, high = float(host.sigmas[0]), float(host.sigmas[-1])
+            known = self.model_wrap.sigmas
+            low, high = float(known[0]), float(known[-1])
             name = getattr(p, "scheduler", None) or "Automatic"
             if name == "Automatic":
                 name = (self.config.options.get("scheduler") or "").title()
@@ -444,6 +474,9 @@ def _process_images(host: Host, p: Any) -> Any:
 
 
 def _sampler(host: Host, p: Any, steps: int) -> tuple[Any, Tensor]:
+    if getattr(host.shared.sd_model, "use_shift", False):
+        value = p.hr_distilled_cfg if p.is_hr_pass else p.distilled_cfg_scale
+        host.predictor.set_parameters(shift=value)
     config = host.sd_samplers.all_samplers_map[p.sampler_name]
     sampler = config.constructor(host.shared.sd_model)
     sampler.config = config
@@ -462,7 +495,7 @@ def _rest(host: Host) -> None:
 
     scripts.Script, scripts.ScriptRunner = Script, ScriptRunner
     scripts.AlwaysVisible, scripts.scripts_data = object(), []
-    for name in ("ui_settings", "ui_tabs", "before_ui", "app_started"):
+    for name in ("ui_settings", "ui_tabs", "before_ui", "app_started", "after_component"):
         registered: list[Any] = []
         setattr(callbacks, f"callbacks_{name}", registered)
         setattr(callbacks, f"on_{name}", registered.append)

@@ -12,7 +12,7 @@ from ..fit import distributed
 from ..fit.guarded import Progress
 from ..fit.memory import free_memory
 from ..many_tables import distill_many
-from ..refining import start_for
+from ..refining import seed_for, start_for
 from ..response.profile import SUFFIX
 from ..reuse import Recipe, find_same, stamped
 from ..shelf import StoredProfile, load_profile
@@ -54,9 +54,10 @@ def distill_checkpoint(
     made: list[LambdaTable] = []
     groups = _groups(loaded, plan, there)
     for steps, solvers in groups.items():
+        starts = _starts(loaded, plan, steps)
         tables = distill_many(
             loaded.model,
-            loaded.noise(plan.samples, plan.seed),
+            loaded.noise(plan.samples, seed_for(plan.seed, starts)),
             [loaded.sigmas(plan.schedule, n) for n in steps],
             solvers,
             extra_args=loaded.conditions(plan.samples, plan.cfg),
@@ -67,7 +68,7 @@ def distill_checkpoint(
             settings=((plan.columns, plan.gain),),
             learn_sigmas=plan.learn_sigmas,
             budget=plan.budget,
-            starts=_starts(loaded, plan, steps),
+            starts=starts,
         )
         tables = [stamped(table, loaded.identity, plan.cfg, plan.seed) for table in tables]
         distributed.all_well()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CalibrationError
+from ..fit.peers import hosts_kind
 from ..fit.products import flat
 from ..fit.trajectory import DENSE_LOW, DENSE_STEPS, dense_grid, dense_teacher
 from ..sampler import sample
@@ -84,7 +85,8 @@ def measure(
         errors = []
         for grid, used in zip(grids, (None, table), strict=True):
             solver = table.solver if used else beside or table.solver
-            found = [_sample(loaded, x, args, p, grid, solver, used) for p in parts]
+            kind = hosts_kind(solver, loaded.parametrization) if beside and not used else None
+            found = [_sample(loaded, x, args, p, grid, (solver, kind), used) for p in parts]
             errors.append(_rms(torch.cat(found) - references[key]))
         yield Measured(table, errors[0], errors[1], beside or "plain")
 
@@ -128,11 +130,13 @@ def _sample(
     args: dict[str, object],
     rows: slice,
     grid: Tensor,
-    solver: str,
+    solver: tuple[str, str | None],
     table: LambdaTable | None,
 ) -> Tensor:
+    """``solver``: its name, and a parametrisation where it is not the model's own."""
     start = x[rows] * (float(grid[0]) / loaded.high)
-    options = {"solver": solver, "table": table, "parametrization": loaded.parametrization}
+    name, kind = solver[0], solver[1] or loaded.parametrization
+    options = {"solver": name, "table": table, "parametrization": kind}
     return sample(loaded.model, start, grid, _part(args, rows, len(x)), disable=True, **options)
 
 

@@ -111,9 +111,11 @@ class Profile:
         rows = table.lambdas.tolist()
         return expected_error(self.response, table.stages, rows)
 
-    def expected_plain(self, solver: str, sigmas: Tensor | Sequence[float]) -> float:
-        """The same for a built-in solver, its plain rows, on a grid."""
-        stages = Scheme(solver, self.parametrization).plain(self._grid(sigmas))
+    def expected_plain(
+        self, solver: str, sigmas: Tensor | Sequence[float], kind: str | None = None
+    ) -> float:
+        """The same for a solver's plain rows on a grid; ``kind``: another parametrisation's."""
+        stages = Scheme(solver, kind or self.parametrization).plain(self._grid(sigmas))
         return expected_error(self.response, stages, ())
 
     def optimism(self, table: LambdaTable) -> float:
@@ -160,9 +162,7 @@ class Profile:
     def _cached(self, key: tuple[Any, ...]) -> LambdaTable:
         if key not in self._made:
             table = self._known(key) if key[0] == "own" else None
-            if table is None:
-                table = self._make(key)
-            self._made[key] = table
+            self._made[key] = self._make(key) if table is None else table
         about = {
             name: getattr(self, name)
             for name in ("cfg", "latent_shape", "seed", "model_name", "model_fingerprint")

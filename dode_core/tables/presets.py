@@ -152,8 +152,7 @@ def add_preset(folder: str | Path, file: str | Path, note: str = "") -> Preset:
     folder, file = Path(folder), Path(file)
     raw = read_bytes(file)
     tables = parse_tables(raw, file.name)
-    if found := problems(tables):
-        raise TableError(f"{file.name} is not fit to be shared: {'; '.join(found[:5])}.")
+    refuse_unfit(file.name, tables)
     target = names.inside(folder, file.name)
     preset = _describe(target.name, raw, tables, strict_json.text(note))
     index = folder.absolute() / INDEX
@@ -177,13 +176,20 @@ def export_table(folder: Path, file: Path, table: LambdaTable) -> Path:
     stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in file.stem)
     name = f"{stem.removesuffix('.dode')[:60]}-{table_id(table)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as alone:
             made = names.inside(alone, name)
             save_tables(made, [table])
+            refuse_unfit(made.name, [table])  # before a folder is made, which would stay empty
+            folder.mkdir(parents=True, exist_ok=True)
             return folder / add_preset(folder, made).file
     except OSError as error:
         raise TableError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+def refuse_unfit(name: str, tables: Sequence[LambdaTable]) -> None:
+    """Raise :class:`TableError` where tables are not fit to be shared: see :func:`problems`."""
+    if found := problems(tables):
+        raise TableError(f"{name} is not fit to be shared: {'; '.join(found[:5])}.")
 
 
 def problems(tables: Sequence[LambdaTable]) -> list[str]:

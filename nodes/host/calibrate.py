@@ -25,6 +25,7 @@ from torch import Tensor
 from ...dode_core.errors import CalibrationError
 from ...dode_core.fit.teacher import Teacher
 from ...dode_core.methods import default_method, get_method
+from ...dode_core.refining import seed_for
 from ...dode_core.solve.noise import check_sigmas
 from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
@@ -117,7 +118,7 @@ def calibrate(
     before_work.check_start(guider.model_patcher, latent, sigmas)
     before_work.check_caches(guider.model_patcher)
     latent = repeat(latent, settings.samples)
-    noise = comfy.sample.prepare_noise(latent, settings.seed)
+    noise = comfy.sample.prepare_noise(latent, seed_for(settings.seed, settings.start is not None))
     calibration = DistillSampler(settings, parametrization(guider.model_patcher), live)
     sampler = comfy.samplers.KSAMPLER(calibration)
     reserving(guider, settings.batch_size).sample(

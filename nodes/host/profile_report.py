@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...dode_core.errors import DodeError
+from ...dode_core.fit.peers import hosts_kind
 from ...dode_core.response.profile import Profile
 from ...dode_core.shelf import StoredProfile, closer, table_for
 from ...dode_core.tables.fields import PEER_LABELS
@@ -104,11 +105,11 @@ def curves(
     ours = {each.steps: profile.expected(each) * profile.optimism(each) for each in tables}
     found = {"D-ODE": ours}
     for solver in PEERS:
-        name = PEER_LABELS[solver]
+        name, kind = PEER_LABELS[solver], hosts_kind(solver, profile.parametrization)
         found[name] = {}
         for grid in grids:
             try:
-                found[name][len(grid) - 1] = profile.expected_plain(solver, grid)
+                found[name][len(grid) - 1] = profile.expected_plain(solver, grid, kind)
             except DodeError:
                 continue  # the schedule goes further than the profile
     return {name: points for name, points in found.items() if points}
