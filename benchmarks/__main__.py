@@ -18,9 +18,11 @@ NAMES = {
     "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
     "refine": "tables for some steps that go on from a profile (an hour, resumable)",
     "transfer": "a base model's profile on its fine-tunes, beside their own (needs emoji32.npz)",
+    "cifar": "the paper's experiment on CIFAR-10 (needs the images and hours of training)",
     "interval": "guidance only between two sigmas, at equal passes (half an hour, resumable)",
     "guidance": "tables at a cfg between calibrated ones: nearest, interpolated, own",
 }
+MODULES = {"cifar": "cifar.experiment"}  # of those that are packages
 
 
 def main() -> int:
@@ -37,7 +39,8 @@ def main() -> int:
         parser.error(f"{', '.join(sorted(unknown))} is no benchmark; use one of {', '.join(NAMES)}")
     for name in names:
         print(f"== {name}: {NAMES[name]}")
-        importlib.import_module(f".{name}", __package__).main(rest)
+        module = MODULES.get(name, name)
+        importlib.import_module(f".{module}", __package__).main(rest)
     return 0
 
 

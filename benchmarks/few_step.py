@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,31 @@ PEERS = ("peers", "newer peers")
 class Bench:
     """One problem's samples, reference and scores."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.model = problem, problem.model
-        self.x, self.args = problem.noise(HELD_OUT, HELD_OUT_SEED)
-        reference = self.ours(problem.fine_grid(), solver="heun")
+    def __init__(
+        self,
+        problem: Problem,
+        held_out: int = HELD_OUT,
+        reference: Tensor | None = None,
+        batch: int = BATCH,
+    ) -> None:
+        """``reference``: converged samples of the first noises, where they are known."""
+        self.problem, self.model, self.batch = problem, problem.model, batch
+        self.x, self.args = problem.noise(held_out, HELD_OUT_SEED)
+        if reference is None:
+            reference = self.ours(problem.fine_grid(), solver="heun")
         self.scores = Scores(reference, images=problem.weights.startswith("emoji"))
-        self.host = Host(problem.parametrization, problem.low, problem.high)
-        self.peers = self.host.samplers()
+
+    @cached_property
+    def host(self) -> Host:
+        return Host(self.problem.parametrization, self.problem.low, self.problem.high)
+
+    @cached_property
+    def peers(self) -> dict[str, Any]:
+        return self.host.samplers()
 
     def _parts(self, first: int, last: int) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        for i in range(first, last, BATCH):
-            part = slice(i, min(i + BATCH, last))
+        for i in range(first, last, self.batch):
+            part = slice(i, min(i + self.batch, last))
             args = {k: v[part] if isinstance(v, Tensor) else v for k, v in self.args.items()}
             yield self.x[part], args
 
