@@ -22,8 +22,8 @@ def hosts_kind(solver: str, parametrization: str) -> str:
     """The parametrisation in which the hosts run a plain solver.
 
     Their DPM++ 2M steps in log sigma for flow models too (``sample_dpmpp_2m`` of k-diffusion and of
-    ComfyUI, whose images it gives to the last digits); ours, as the paper has it, in log-SNR, which
-    at few steps is much nearer (docs/benchmarks.md).
+    ComfyUI); ours, as the paper has it, in log-SNR. Which of them ends nearer depends on the
+    schedule (docs/benchmarks.md).
     """
     return "ve" if solver == "dpmpp_2m" else parametrization
 
