@@ -154,7 +154,8 @@ class Session:
         """A table with learned inner sigmas, or the given grid's where those do not help."""
         material = Material(self.model, self.dense(), self.trajectories, self.mean)
         spent = (self.model.evaluations - self.counted) / len(self.samples)
-        left = budget - spent - 1 / len(self.samples)  # which checks the model at the end
+        last = 1 + len(self._other_peers(scheme)) * self.samples.held_out * (len(grid) - 1)
+        left = budget - spent - last / len(self.samples)  # the model is checked, and peers run
         found = learn(material, grid, scheme, left, starts)
         rows, errors = torch.tensor(found.run.lambdas, dtype=torch.float64), found.errors
         if not found.helps:
@@ -174,17 +175,21 @@ class Session:
         self, scheme: Scheme, grid: Sequence[float], batches: Sequence[Batch], errors: Errors
     ) -> dict[str, float]:
         """What was asked for, by name; a peer that is the plain solver itself is known already."""
-        kind = self.parametrization
-        own = scheme.solver if hosts_kind(scheme.solver, kind) == kind else None
         if errors.plain_holdout is None:
             return {}
-        found = {}
-        for name in self.peers:
-            if PEERS[name] == own:
-                found[name] = errors.plain_holdout
-            else:
-                found[name] = peer_error(self.model, batches, name, grid, kind)
-        return found
+        others, how = self._other_peers(scheme), (grid, self.parametrization)
+        return {
+            name: peer_error(self.model, batches, name, *how)
+            if name in others
+            else errors.plain_holdout
+            for name in self.peers
+        }
+
+    def _other_peers(self, scheme: Scheme) -> list[str]:
+        """The peers that are not the plain solver itself."""
+        kind = self.parametrization
+        own = scheme.solver if hosts_kind(scheme.solver, kind) == kind else None
+        return [name for name in self.peers if PEERS[name] != own]
 
     def _table(
         self, scheme: Scheme, grid: Sequence[float], lambdas: Tensor, errors: Errors, **more: Any

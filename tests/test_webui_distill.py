@@ -138,6 +138,18 @@ def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
     torch.testing.assert_close(table.lambdas, own.lambdas, rtol=1e-4, atol=1e-5)
 
 
+def test_the_best_for_some_steps_goes_on_from_the_profile(webui: Host) -> None:
+    """At half the cost, and only where it is of this cfg."""
+    assert finished(request(once=True, samples=8, steps=(4,))).state == job.DONE
+    how = {"solver": "ddim", "learn_sigmas": True, "samples": 8, "steps": (4,)}
+    running = finished(request(**how))
+    assert running.state == job.DONE, running.error
+    (table,) = running.result.tables
+    assert table.learned_sigmas and 40 < table.evaluations <= 150
+    (other,) = finished(request(**how, cfg=9.0)).result.tables
+    assert 150 < other.evaluations <= 300
+
+
 def test_the_same_table_in_every_host(tmp_path: Path) -> None:
     tables = []
     for kind in HOSTS:
