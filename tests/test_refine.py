@@ -15,6 +15,7 @@ from torch import Tensor
 import dode_core as dode
 from dode_core import shelf
 from dode_core.__main__ import main
+from dode_core.learn.choice import best_run
 from dode_core.learn.given import start_of
 from dode_core.many_tables import distill_many
 from dode_core.refining import start_for
@@ -151,3 +152,25 @@ def test_the_command_goes_on_from_the_profile_beside_the_checkpoint(
     (table,) = dode.load_tables(tmp_path / "t.dode.json")
     torch.testing.assert_close(table.lambdas, plan.lambdas)
     assert table.learned_sigmas and table.evaluations <= 53
+
+
+class Measured:
+    """Stands in for a student: runs are lists of log errors, of fit and of held-out samples."""
+
+    validates = True
+
+    def logs(self, run: Any, held_out: bool = False) -> Tensor:
+        return torch.tensor(run[held_out])
+
+    def typical_error(self, run: Any, held_out: bool = False) -> float:
+        return float(self.logs(run, held_out).mean().exp())
+
+
+def test_what_it_began_with_stays_unless_held_out_samples_tell_it_from_a_better_one() -> None:
+    begun = [[0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    alike = [[-0.5, -0.5], [0.10, -0.01, -0.13, 0.0]]
+    nearer = [[-0.3, -0.3], [-0.06, -0.31, -0.12, -0.05]]
+    choose: Any = best_run
+    assert choose(Measured(), [begun, alike], begun) is begun
+    assert choose(Measured(), [begun, nearer], begun) is nearer
+    assert choose(Measured(), [begun, alike]) is alike  # nothing was known before

@@ -9,7 +9,6 @@ samples decide which round is kept, and whether the given grid was better after 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -22,6 +21,7 @@ from ..fit.stagewise import NEGLIGIBLE, start_size
 from ..fit.trajectory import Trajectory
 from ..solve.scheme import Scheme
 from ..tables.fields import MAX_LAMBDA, Errors
+from .choice import best_run
 from .gauss_newton import improve, jacobian_cost
 from .starts import LONG, Start, rank_starts
 from .student import Run, Student
@@ -80,6 +80,7 @@ class Learner:
     model: CountingModel = field(init=False)
     batches: Sequence[Batch] = field(init=False)
     spent_before: int = field(init=False)
+    begun: Run | None = field(default=None, init=False)  # by the first start that brought lambdas
 
     def __post_init__(self) -> None:
         self.model, self.batches = self.material.model, self.material.batches
@@ -118,6 +119,7 @@ class Learner:
             given = start == Start(tuple(sigmas))
             run = found[0] if given else everyone.run(start.nodes, start.rows)
             found.append(run)
+            self.begun = self.begun or (run if ready else None)
             high = stages > LONG and not begun and not ready
             rows = everyone.high_order(start.nodes) if high else None
             if rows is not None and self.left >= stages * everyone.samples:
@@ -210,7 +212,8 @@ def learn(
     runs = learner.rounds(sigmas, extra)
     held_out = everyone.validates
     sane = [run for run in runs if all(abs(v) <= MAX_LAMBDA for row in run.lambdas for v in row)]
-    kept = _choice(everyone, sane or runs[:1])
+    begun = learner.begun if any(run is learner.begun for run in sane) else None
+    kept = best_run(everyone, sane or runs[:1], begun)
     pairs = [(everyone.error(before, held), everyone.error(kept, held)) for held in (False, True)]
     judge = pairs[held_out]
     helps = (
@@ -219,27 +222,6 @@ def learn(
     errors = Errors(*pairs[0], *pairs[1]) if held_out else Errors(*pairs[0])
     given = kept.look_ahead is None and kept.sigmas == runs[0].sigmas
     return Learned(kept, errors, helps, given)
-
-
-def _choice(student: Student, runs: Sequence[Run]) -> Run:
-    """The run of least error on held-out samples, or of those they cannot tell from it the one
-    that fits best.
-
-    A run is told from the best when its log errors lie higher by more than one standard error of
-    the difference, sample by sample; with one held-out sample, or none, nothing is weighed up.
-    """
-    held = student.validates
-    best = min(runs, key=lambda run: student.typical_error(run, held))
-    least = student.logs(best, held)
-    if not held or len(least) < 2:
-        return best
-
-    def told(run: Run) -> bool:
-        more = student.logs(run, True) - least
-        return float(more.mean()) > float(more.std()) / math.sqrt(len(more))
-
-    close = [run for run in runs if not told(run)]
-    return min(close, key=student.typical_error)
 
 
 def least_budget(stages: int) -> float:
