@@ -10,7 +10,7 @@ from .tables.identity import Identity
 from .tables.table import LambdaTable
 
 # Added to the seed of what goes on from a profile: on the noises that the profile was made of, EDM
-# at cfg 7 gained nothing at 5 and 6 steps, on others 3 % at 6 (docs/benchmarks.md).
+# at cfg 7 gained nothing at 5 and 6 steps, on others 2 % at 6 (docs/benchmarks.md).
 OTHER_NOISE, SEEDS = 1 << 16, 1 << 64
 
 
