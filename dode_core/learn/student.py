@@ -194,7 +194,7 @@ class Student:
 
     def logs(self, run: Run, held_out: bool = False) -> Tensor:
         """Every sample's log RMS final error."""
-        return self.squares(run, held_out).clamp(min=1e-60).log() / 2
+        return log_errors(self.squares(run, held_out))
 
 
 def _first_change(
@@ -205,6 +205,11 @@ def _first_change(
         if old != new or (lambdas is not None and base.lambdas[k] != list(lambdas[k])):
             return k
     return len(stages) - 1
+
+
+def log_errors(squares: Tensor) -> Tensor:
+    """Log RMS errors from their squares."""
+    return squares.clamp(min=1e-60).log() / 2
 
 
 def robust_weights(squares: Tensor) -> Tensor:

@@ -96,12 +96,16 @@ def recipe_of(work: Work) -> Recipe:
 
 
 def start_of(work: Work) -> LambdaTable | None:
-    """The table that this model's profile has for the run, for methods that move the sigmas."""
+    """The table that this model's profile has for the run, where its lambdas are what is learned.
+
+    None where the profile leaves the run to built-in rows, and for other solvers.
+    """
     if not get_method(work.settings.method).learn_sigmas or work.latent.is_nested:
         return None
     stored, shape = store.find_profiles(work.identity), tuple(work.latent.shape[1:])
     grid = work.sigmas.tolist()
-    return start_for(stored, work.identity, work.settings.cfg, shape, grid)
+    found = start_for(stored, work.identity, work.settings.cfg, shape, grid)
+    return found if found is not None and found.scheme == recipe_of(work).scheme else None
 
 
 def keep(table: LambdaTable, work: Work) -> tuple[LambdaTable, str]:
