@@ -21,11 +21,12 @@ many columns and how much regularisation a stage gets.
 *Sigmas.* ``learn_sigmas`` moves the inner sigmas together with the lambdas to lower the final
 error, with a dense teacher and at most ``budget`` model evaluations per sample (300, or 150 when it
 goes on from a table: see ``starts``). The first and last sigma stay (a run still starts from the
-first, but where the model first looks may lie lower), and the given grid is kept when held-out samples do not prefer the learned one. ``starts`` are more
-grids of as many steps to start from (the host's other schedules, published ones); they are tried
-beside our own and kept only if they measure better. Tables among them (of a profile, or of a
-relative of this model) bring their lambdas as well: learning goes on from there, tries nothing
-else, and the table itself is kept unless held-out samples tell it from a nearer run.
+first, but where the model first looks may lie lower), and the given grid is kept when held-out
+samples do not prefer the learned one. ``starts`` are more grids of as many steps to start from (the
+host's other schedules, published ones); they are tried beside our own and kept only if they measure
+better. Tables among them (of a profile, or of a relative of this model) bring their lambdas as
+well: learning goes on from there, tries nothing else, and the table itself is kept unless held-out
+samples tell it from a nearer run.
 
 *Peers.* ``peers`` names samplers ("dpmpp_2m", "euler") that are run on the held-out samples and the
 given grid as well: ``LambdaTable.peer_errors`` says what a user would otherwise have had.
