@@ -12,10 +12,10 @@ from torch import Tensor
 from ...dode_core.errors import DodeError
 from ...dode_core.fit.peers import hosts_kind
 from ...dode_core.response.profile import Profile
-from ...dode_core.shelf import StoredProfile, closer, table_for
+from ...dode_core.shelf import StoredProfile, table_for
 from ...dode_core.tables.fields import PEER_LABELS
 from ...dode_core.tables.table import LambdaTable
-from ...dode_core.worth import compared_runs, measured_worth, peer_name
+from ...dode_core.worth import closer, compared_runs, measured_worth, peer_name
 from .any_steps import AnySteps
 
 PEERS = ("dpmpp_2m", "ddim", "ipndm", "deis")
