@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from dode_core.report import text_table
-from dode_core.response.advice import Sampler, advise
 
 from .common import RESULTS, add_result, load_results
 from .few_step import Bench
+from .foretold import Sampler, advise
 from .peers import HOST_SCHEDULERS, NAMES, NEWER_SCHEDULERS
 from .problems import PROBLEMS
 from .profile import made

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..dode_core.fit.teacher import Teacher
 from ..dode_core.methods import EVERY_RUN
-from .host import calibrate, host_samplers, models, store
+from .host import calibrate, models, store
 from .host.common import CATEGORY
 from .host.distill_inputs import TEACHER, outputs, sockets, widgets
 from .host.distill_report import plot, show
@@ -75,10 +75,8 @@ class Distill(io.ComfyNode):
             file = store.profile_target(filename)
             once = ProfileWork(guider, calibrate.emptied(content), identity, *amount, file)
             stored, where = find_or_make_profile(once, live, reuse=not re_distill)
-            found = host_samplers.promising(stored.profile, patcher, grids[0])
-            advice = host_samplers.words(found, len(grids[0]) - 1)
-            tables, text = tables_of(stored, grids, where, advice)
-            drawn = plot_profile(stored.profile, tables, grids, found)
+            tables, text = tables_of(stored, grids, where)
+            drawn = plot_profile(stored.profile, tables, grids)
         else:
             how = solver, Teacher(teacher, teacher_steps), *amount, models.guidance(guider), method
             settings, file = calibrate.DistillSettings(*how), store.target(identity, filename)

@@ -12,8 +12,8 @@ from problems import Recorded, mixture, randn, solve
 from torch import Tensor
 
 import dode_core as dode
+from benchmarks.foretold import MOST_EVALUATIONS, Sampler, advise, expected_of, linear_run
 from dode_core.demo.peers import k_diffusion_sampling
-from dode_core.response.advice import MOST_EVALUATIONS, Sampler, advise, expected_of, linear_run
 from dode_core.solve.schedules import karras
 
 HIGH, LOW = 15.0, 0.02

@@ -11,25 +11,19 @@ from torch import Tensor
 
 from ...dode_core.errors import DodeError
 from ...dode_core.fit.peers import hosts_kind
-from ...dode_core.response.advice import Advice
 from ...dode_core.response.profile import Profile
-from ...dode_core.shelf import StoredProfile, closer, table_for
+from ...dode_core.shelf import StoredProfile, table_for
 from ...dode_core.tables.fields import PEER_LABELS
 from ...dode_core.tables.table import LambdaTable
-from ...dode_core.worth import compared_runs, measured_worth, peer_name
+from ...dode_core.worth import closer, compared_runs, measured_worth, peer_name
 from .any_steps import AnySteps
 
 PEERS = ("dpmpp_2m", "ddim", "ipndm", "deis")
 TITLE, DISTANCE = "expected distance from the many-step image", "distance (RMS, latents)"
 
 
-def tables_of(
-    stored: StoredProfile, grids: Sequence[Tensor], where: str, advice: str = ""
-) -> tuple[AnySteps, str]:
-    """(the profile with the tables of the runs that were asked for, what to say of them).
-
-    ``advice``: a line about the host's own samplers.
-    """
+def tables_of(stored: StoredProfile, grids: Sequence[Tensor], where: str) -> tuple[AnySteps, str]:
+    """(the profile with the tables of the runs that were asked for, what to say of them)."""
     profile, tables, expected = stored.profile, [], []
     known = {each.steps for each in compared_runs(profile)}
     for grid in grids:
@@ -40,7 +34,7 @@ def tables_of(
             expected.append(f"{words} at {steps} steps")
     worth = measured_worth(profile, len(grids[0]) - 1)
     first = [worth, ready(profile), *expected] if worth else [*expected, ready(profile)]
-    text = "\n".join(filter(None, [*first, *measured(profile), advice, where]))
+    text = "\n".join([*first, *measured(profile), where])
     logging.info("D-ODE: %s", text.replace("\n", "; "))
     return AnySteps(tables, stored), text
 
@@ -78,15 +72,9 @@ def measured(profile: Profile) -> list[str]:
 
 
 def plot_profile(
-    profile: Profile,
-    tables: Sequence[LambdaTable],
-    grids: Sequence[Tensor],
-    advice: Sequence[Advice] = (),
+    profile: Profile, tables: Sequence[LambdaTable], grids: Sequence[Tensor]
 ) -> tuple[Any, str]:
-    """(expected distance against steps as a PIL image, or None and why there is none).
-
-    ``advice``: built-in samplers that are shown where there is one number of steps.
-    """
+    """(expected distance against steps as a PIL image, or None and why there is none)."""
     try:
         from PIL import Image
 
@@ -98,7 +86,6 @@ def plot_profile(
             figure = plot_errors(found, TITLE, DISTANCE)
         else:  # a curve of one point shows nothing
             bars = {name: value for name, points in found.items() for value in points.values()}
-            bars |= {f"{a.sampler}, {a.schedule}": a.expected for a in advice}
             figure = plot_bars(bars, f"{TITLE}, {counts.pop()} steps", DISTANCE)
         return Image.open(io.BytesIO(png(figure))).convert("RGB"), ""
     except DodeError as error:  # no matplotlib

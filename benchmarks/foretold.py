@@ -8,7 +8,7 @@ weights can be read off by running it once on unit vectors, whatever its code lo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import Array
-from .profile import Profile
+from dode_core.response.model import Array
+from dode_core.response.profile import Profile
 
 Sampler = Callable[[Any, Tensor, Tensor], Tensor]  # (model, start, sigmas) -> result
 MOST_EVALUATIONS = 200
@@ -179,8 +179,3 @@ def _runs(sampler: Sampler, grids: Mapping[str, Tensor]) -> dict[str, LinearRun]
         if run is not None:
             found[schedule] = run
     return found
-
-
-def best_words(found: Sequence[Advice], most: int = 3) -> str:
-    """The most promising in words: sampler, schedule and what is expected of each."""
-    return "; ".join(f"{a.sampler}, {a.schedule} {a.expected:.3g}" for a in found[:most])
