@@ -9,7 +9,7 @@ import sys
 NAMES = {
     "overhead": "sampler time per step and memory against ComfyUI's own ipndm",
     "cost": "FLOPs of SD 1.5, SDXL, SD 3.5 and Flux, and calibration minutes on paper",
-    "gpu": "on a CUDA device: synchronisations, time and memory with an SDXL-shaped network",
+    "gpu": "on a CUDA device: waiting, time, memory and calibrations with an SDXL-shaped network",
     "calibration": "model evaluations per table and held-out error, against the paper's teacher",
     "teacher": "the dense teacher's distance from the converged samples, by cfg (minutes)",
     "startup": "what importing the pack costs",

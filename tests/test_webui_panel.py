@@ -308,6 +308,31 @@ def test_the_cost_is_known_before_the_click(webui: Host, built: list[Component])
     assert "multiples of 8" in line(*VALUES, *TXT2IMG[:3], 100, *TXT2IMG[4:])
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ""),
+        (
+            {"s_min_uncond": 4.0, "s_min_uncond_all": True},
+            "without guidance (NGMS 4, all steps), and take less.",
+        ),
+        (
+            {"skip_early_cond": 0.25},
+            "(Skip Early CFG 0.25): where that is the one that Time it times, the others",
+        ),
+    ],
+)
+def test_evaluations_without_guidance_are_named(
+    settings: dict[str, Any], expected: str, webui: Host, built: list[Component]
+) -> None:
+    """An evaluation is counted as one, whether it takes two passes or one."""
+    tab(webui, built)
+    ((line, _, _),) = of(built, "dode_samples").changes
+    webui.shared.opts.data |= settings
+    said = line(*VALUES, *TXT2IMG)
+    assert expected in said and ("without guidance" in said) == bool(settings)
+
+
 def test_now(webui: Host, built: list[Component]) -> None:
     """Exact, carried over, none; another sampling method; before a model is loaded."""
     set_up(webui)
