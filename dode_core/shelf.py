@@ -219,11 +219,11 @@ def served(profile: Profile, table: LambdaTable, query: Query) -> Resolution:
     grid, whole = query.grid, abs(query.grid[0] / profile.sigma_max - 1) < 1e-3
     message = f"profile: {len(grid) - 1} steps" + ("" if whole else f" from sigma {grid[0]:.4g}")
     message += ", on its own noise levels" if table.learned_sigmas else ", on your schedule"
-    message += closer(profile, table, grid)
     rows = [tuple(row) for row in table.lambdas.tolist()]
     return Resolution(
-        "profile", table.solver, table.parametrization, table.stages, rows, table, message
-    )
+        "profile", table.solver, table.parametrization, table.stages, rows, table, message,
+        worth=closer(profile, table, grid),
+    )  # fmt: skip
 
 
 def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
@@ -240,6 +240,6 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     if not 0 < plain < math.inf or not 0 < ours < math.inf:
         return ""
     if ours > ABOUT * plain:
-        return ", expected about as close to the many-step image as DPM++ 2M"
+        return "expected about as close to the many-step image as DPM++ 2M"
     much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
-    return f", expected {much} closer to the many-step image than DPM++ 2M"
+    return f"expected {much} closer to the many-step image than DPM++ 2M"
