@@ -16,6 +16,8 @@ NAMES = {
     "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
     "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
+    "between": "profiles at a cfg between two that were calibrated (half an hour, resumable)",
+    "advice": "does a profile know which built-in sampler is best (an hour, resumable)",
     "refine": "tables for some steps that go on from a profile (an hour, resumable)",
     "transfer": "a base model's profile on its fine-tunes, beside their own (needs emoji32.npz)",
     "cifar": "the paper's experiment on CIFAR-10 (needs the images and hours of training)",

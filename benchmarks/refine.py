@@ -5,6 +5,7 @@ and learning goes on with other noises than its own, as in the hosts.
 
     python dev.py bench refine                             # everything
     python dev.py bench refine --problems "EDM, cfg 7" --counts 6 8
+    python dev.py bench refine --prompt 3                  # for one prompt: a class of the demo
     python dev.py bench refine --report                    # only the table of what is there
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import dode_core as dode
 from dode_core.refining import seed_for
@@ -23,7 +26,7 @@ from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
 from .few_step import load as few_step
-from .problems import PROBLEMS
+from .problems import PROBLEMS, Problem
 from .profile import SAMPLES, SEED, errors, made, peers
 from .references import reference
 
@@ -33,9 +36,27 @@ GUIDED = ("EDM, cfg 3", "EDM, cfg 7", "flow, cfg 3", "MNIST transformer, cfg 3")
 LEARNED = "ddim: columns, sigmas"  # 300 evaluations from nothing, of the benchmark few_step
 
 
-def refined(name: str, steps: int, noises: int) -> dict[str, Any]:
-    """The profile's own run, and what learning makes of it; on noises that neither saw."""
-    problem, known = PROBLEMS[name], reference(PROBLEMS[name], noises)
+@dataclass(frozen=True)
+class OnePrompt(Problem):
+    """A demo problem of which all samples have one label, the only kind of prompt that it has."""
+
+    label: int = 0
+
+    def noise(self, count: int, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        x, args = super().noise(count, seed)
+        return x, args | {"labels": torch.full_like(args["labels"], self.label)}
+
+
+def refined(name: str, steps: int, noises: int, label: int | None = None) -> dict[str, Any]:
+    """The profile's own run, and what learning makes of it; on noises that neither saw.
+
+    With a ``label`` the profile is the general one, and learning and measuring have only that.
+    """
+    problem = PROBLEMS[name]
+    if label is not None:
+        more = problem.parametrization, problem.cfg, problem.weights, label
+        problem = OnePrompt(f"{name}, prompt {label}", *more)
+    known = reference(problem, noises)
     profile, _ = made(name, "quick")
     begun = profile.table_of(profile.plan(steps))
     x, args = problem.noise(SAMPLES, seed_for(SEED, [begun], [begun.scheme]))
@@ -67,14 +88,14 @@ def report() -> None:
     """Print every run beside the profile's own, a table learned from nothing and built-in rows."""
     rows = []
     for key, job in load_results(PATH).items():
-        name, steps = key.split("/")
+        name, steps, *label = key.split("/")
         learned = few_step().get(f"{name}/{steps}/{LEARNED}", {})
-        scratch = [learned.get(m) for m in ("rms", "median")]
-        best, found = peers(name, int(steps)), job["refined"]
+        scratch = [None if label else learned.get(m) for m in ("rms", "median")]
+        best, found = None if label else peers(name, int(steps)), job["refined"]
         ratio = [f"{a / b:.2f}" for a, b in zip(found, best or (), strict=best is not None)]
         rows.append(
             [
-                f"{name}, {steps}",
+                ", ".join([name, steps, *label]),
                 _pair(job["profile"]),
                 _pair(found) + (" (kept)" if job["kept"] else ""),
                 f"{job['evaluations']:.0f}",
@@ -95,12 +116,14 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(GUIDED))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
     parser.add_argument("--noises", type=int, default=64)
+    parser.add_argument("--prompt", type=int, help="learn and measure on this class alone")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args(arguments)
+    own = "" if args.prompt is None else f"/prompt {args.prompt}"
     for name in [] if args.report else args.problems:
         for steps in args.counts:
-            if (key := f"{name}/{steps}") not in load_results(PATH):
-                add_result(PATH, key, refined(name, steps, args.noises))
+            if (key := f"{name}/{steps}{own}") not in load_results(PATH):
+                add_result(PATH, key, refined(name, steps, args.noises, args.prompt))
     report()
 
 

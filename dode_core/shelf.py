@@ -6,28 +6,25 @@ host's own folder; the mark is of all that the model is known by, so that no oth
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from .errors import DodeError, SigmasError
-from .fit.peers import hosts_kind
 from .match.best import Choice, Query, first_of
+from .match.between_cfgs import SAME_CFG, mixed
 from .match.resolve import Resolution
 from .response.profile import SUFFIX, Profile
-from .tables.fields import ABOUT
 from .tables.identity import Identity, digest
 from .tables.library import Library, Stored, plain_stem, table_files, version
 from .tables.likeness import compare
 from .tables.table import LambdaTable
+from .worth import closer
 
 UNKNOWN_CFG_DISTANCE = 1.0  # a profile that does not say its cfg ranks with one that is 1 off
-SAME_CFG = 0.005
-MUCH = 0.2  # of the peer's error: below it no number is given, a simulation is no measure there
-PEER = "dpmpp_2m"  # what a user would have run: its plain rows on the host's own grid
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,8 @@ def serve(
 ) -> tuple[Choice | None, str]:
     """(what the nearest profile makes of a run, or None; why none of those that are there serves).
 
-    The nearest is the one with the fewest differences in what is on the model, then in cfg.
+    The nearest has the fewest differences in what is on the model, then in cfg. Where two of the
+    same model enclose the run's cfg, its table is a mixture of theirs.
     """
     ranked = []
     for each in stored:
@@ -182,9 +180,28 @@ def serve(
             why = f"{each.file.name} does not serve this run: {str(error).rstrip('.')}"
             continue
         if far > SAME_CFG and each.profile.cfg is not None and query.cfg is not None:
+            alike = [other.profile for _, more, other in ranked if more == doubts]
+            between, other = _between(each.profile, table, alike, query)
+            if between is not None:
+                return Choice(served(each.profile, between, query, other), each.file, doubts), ""
             doubts = (*doubts, f"made at cfg {each.profile.cfg:g}, this run uses {query.cfg:g}")
         return Choice(served(each.profile, table, query), each.file, doubts), ""
     return None, why
+
+
+def _between(
+    profile: Profile, table: LambdaTable, others: Sequence[Profile], query: Query
+) -> tuple[LambdaTable | None, float | None]:
+    """(``table`` mixed with that of the nearest profile across the run's cfg, or None; its cfg)."""
+    asked = query.cfg or 0.0
+    off = {(other.cfg or 0.0) - asked: other for other in others}
+    for each in sorted(off, key=abs):
+        if each * ((profile.cfg or 0.0) - asked) < 0:
+            with contextlib.suppress(SigmasError):
+                there = table_for(off[each], query.grid, query.keep_schedule)
+                if (found := mixed(table, there, asked)) is not None:
+                    return found, off[each].cfg
+    return None, None
 
 
 def _takes(profile: Profile, query: Query) -> bool:
@@ -214,32 +231,19 @@ def table_for(profile: Profile, grid: Sequence[float], keep_schedule: bool = Fal
     return profile.table(len(grid) - 1, float(grid[0]))
 
 
-def served(profile: Profile, table: LambdaTable, query: Query) -> Resolution:
-    """A run of ``table``, which the profile made for the query, and the sentence about it."""
+def served(
+    profile: Profile, table: LambdaTable, query: Query, other_cfg: float | None = None
+) -> Resolution:
+    """A run of a profile's ``table``, and the sentence about it; ``other_cfg``: of the profile that
+    it was mixed with, and then no gain is claimed.
+    """
     grid, whole = query.grid, abs(query.grid[0] / profile.sigma_max - 1) < 1e-3
     message = f"profile: {len(grid) - 1} steps" + ("" if whole else f" from sigma {grid[0]:.4g}")
     message += ", on its own noise levels" if table.learned_sigmas else ", on your schedule"
+    worth = closer(profile, table, grid) if other_cfg is None else ""
+    if other_cfg is not None:
+        low, high = sorted((profile.cfg or 0.0, other_cfg))
+        message += f", between the profiles of cfg {low:g} and {high:g}"
     rows = [tuple(row) for row in table.lambdas.tolist()]
-    return Resolution(
-        "profile", table.solver, table.parametrization, table.stages, rows, table, message,
-        worth=closer(profile, table, grid),
-    )  # fmt: skip
-
-
-def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
-    """What it expects against DPM++ 2M on the host's grid, in words; empty where it can't say.
-
-    What is expected of the table is raised by as much as the held-out samples ended above what was
-    expected of them in the measured run that is most like this one.
-    """
-    try:
-        plain = profile.expected_plain(PEER, grid, hosts_kind(PEER, profile.parametrization))
-        ours = profile.expected(table) * profile.optimism(table)
-    except DodeError:
-        return ""
-    if not 0 < plain < math.inf or not 0 < ours < math.inf:
-        return ""
-    if ours > ABOUT * plain:
-        return "expected about as close to the many-step image as DPM++ 2M"
-    much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
-    return f"expected {much} closer to the many-step image than DPM++ 2M"
+    how = table.solver, table.parametrization, table.stages, rows, table, message
+    return Resolution("profile", *how, between_cfgs=other_cfg is not None, worth=worth)

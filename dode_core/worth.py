@@ -1,11 +1,19 @@
-"""What a profile is worth, in words: only what its calibration measured beside other samplers."""
+"""What a profile is worth, in words: what its calibration measured, and what it expects."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+from .errors import DodeError
+from .fit.peers import hosts_kind
 from .response.measured import Measured, nearest
 from .response.profile import Profile
-from .tables.fields import PEER_LABELS, compared
+from .tables.fields import ABOUT, PEER_LABELS, compared
+from .tables.table import LambdaTable
 
+MUCH = 0.2  # of the peer's error: below it no number is given, a simulation is no measure there
+PEER = "dpmpp_2m"  # what a user would have run: its plain rows on the host's own grid
 USUAL = 8  # steps that are spoken of where no run is asked for
 
 
@@ -36,3 +44,22 @@ def _left_to_built_in(profile: Profile, run: Measured) -> bool:
 def peer_name(run: Measured) -> str:
     """What a user calls the sampler that a run was measured beside."""
     return PEER_LABELS.get(run.name, run.name) or "another"
+
+
+def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
+    """What it expects against DPM++ 2M on the host's grid, in words; empty where it can't say.
+
+    What is expected of the table is raised by as much as the held-out samples ended above what was
+    expected of them in the measured run that is most like this one.
+    """
+    try:
+        plain = profile.expected_plain(PEER, grid, hosts_kind(PEER, profile.parametrization))
+        ours = profile.expected(table) * profile.optimism(table)
+    except DodeError:
+        return ""
+    if not 0 < plain < math.inf or not 0 < ours < math.inf:
+        return ""
+    if ours > ABOUT * plain:
+        return "expected about as close to the many-step image as DPM++ 2M"
+    much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
+    return f"expected {much} closer to the many-step image than DPM++ 2M"

@@ -233,13 +233,32 @@ def test_verify_measures_on_the_users_own_model(
     assert "WORSE than plain" in out and "1 of 1 tables are worse than what they were" in err
 
 
+def check_adding_a_profile(file: Path, folder: Path, capsys: Any) -> None:
+    """With 8 samples 2 are held out, too few to be shared; with 4 its tables are a preset."""
+    assert run("add", file, "--folder", folder) == 1
+    assert "is a profile, and this folder takes tables; say for which" in capsys.readouterr().err
+    assert run("add", file, "--steps", "4-6", "--folder", folder) == 1
+    assert "lacks 4 samples held out" in capsys.readouterr().err and not folder.exists()
+    profile = replace(dode.Profile.load(file), samples_holdout=4)
+    profile.save(more := file.with_name("my once.dode-profile"))
+    assert run("add", more, "--steps", "4-6", "--note", "emoji", "--folder", folder) == 0
+    (preset,) = presets.read_index(folder)
+    assert preset.file == "my_once.dode.json" and preset.steps == (4, 5, 6)
+    assert preset.note == f"emoji; {presets.EXPECTED}"
+    for table in presets.load_preset(folder, preset):
+        assert same(table, profile.table(table.steps))
+        assert not table.worth  # no gain is claimed for what nobody measured
+    assert run("verify", "--folder", folder, "--demo", "emoji_edm", "--samples", "4") == 0
+    out = capsys.readouterr().out
+    assert out.count("dpmpp_2m 0.") == 3 and "claimed" not in out
+
+
 def test_verify_measures_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On new noise, beside DPM++ 2M: 8 steps end nearer; another kind of model is refused."""
     file = str(tmp_path / "once.dode-profile")
     how = ["distill", "--demo", "emoji_edm", "--any-steps", "--samples", "8", "--out", file]
     assert main(how) == 0
-    assert run("add", file, "--folder", tmp_path) == 1
-    assert "is a profile, and this folder takes tables" in capsys.readouterr().err
+    check_adding_a_profile(Path(file), tmp_path / "shared", capsys)
     assert run("verify", file) == 0
     assert "once.dode-profile: 3 tables, in order" in capsys.readouterr().out
     check = ["verify", file, "--samples", "8", "--steps", "8", "--demo"]

@@ -26,6 +26,14 @@ def profile() -> dode.Profile:
     return dode.calibrate(MODEL, x, HIGH, LOW, parametrization="ve")
 
 
+@pytest.fixture(scope="module")
+def other() -> dode.Profile:
+    """Of a model that answers differently, as the same one does at another cfg."""
+    x = randn(8, 2, 4, 4, seed=5) * HIGH
+    model = mixture("ve", (2, 4, 4), std=0.5)
+    return dode.calibrate(model, x, HIGH, LOW, parametrization="ve")
+
+
 def who(path: Path | None, patches: str = "") -> Identity:
     extra = f" patches:{patches}" if patches else ""
     return Identity(path, path.name if path else "m", f"weights:{'1' * 16}{extra}")
@@ -92,6 +100,47 @@ def test_any_run_is_served(tmp_path: Path, profile: dode.Profile) -> None:
     assert found.stages[-1].sigma_next == pytest.approx(above[-1])
 
 
+def test_between_two_cfgs_the_tables_of_both_profiles_are_mixed(
+    tmp_path: Path, profile: dode.Profile, other: dode.Profile
+) -> None:
+    """Sigmas and lambdas lie between theirs, nothing is claimed, and nothing is extrapolated."""
+    model = who(tmp_path / "model.safetensors")
+    keep(tmp_path, profile, model, 2.0)
+    assert chosen(tmp_path, model, query(6, 3.0)).doubts == ("made at cfg 2, this run uses 3",)
+    keep(tmp_path, other, model, 4.0)
+    for asked, weight in ((3.0, 0.5), (2.5, 0.25), (3.9, 0.95)):
+        for keep_schedule in (False, True):
+            found = chosen(tmp_path, model, query(6, asked, keep_schedule=keep_schedule))
+            table = found.resolution.table
+            assert not found.doubts and found.resolution.between_cfgs and table is not None
+            assert found.resolution.message.endswith(", between the profiles of cfg 2 and 4")
+            assert table.cfg == asked and table.errors is None
+            grid = query(6).grid
+            a, b = (shelf.table_for(each, grid, keep_schedule) for each in (profile, other))
+            mean = (1 - weight) * a.lambdas + weight * b.lambdas
+            torch.testing.assert_close(table.lambdas, mean)
+            logs = [t.sigmas[:-1].log() for t in (a, b)]
+            torch.testing.assert_close(
+                table.sigmas[:-1].log(), (1 - weight) * logs[0] + weight * logs[1]
+            )
+            if a.look_ahead is not None and not keep_schedule:
+                assert table.look_ahead is not None
+    for asked in (1.0, 5.0):
+        assert "made at cfg" in chosen(tmp_path, model, query(6, asked)).doubts[0]
+    assert chosen(tmp_path, model, query(6, 4.0)).resolution.message.startswith("profile: 6 steps")
+    assert not chosen(tmp_path, model, query(6, 4.0)).resolution.between_cfgs
+
+
+def test_profiles_of_other_loras_are_not_mixed(
+    tmp_path: Path, profile: dode.Profile, other: dode.Profile
+) -> None:
+    path = tmp_path / "model.safetensors"
+    keep(tmp_path, profile, who(path), 2.0)
+    keep(tmp_path, other, who(path, "a" * 16), 4.0)
+    found = chosen(tmp_path, who(path), query(6, 3.0))
+    assert not found.resolution.between_cfgs and "made at cfg 2" in found.doubts[-1]
+
+
 def test_what_it_runs_is_what_the_profile_says(tmp_path: Path, profile: dode.Profile) -> None:
     model = who(tmp_path / "model.safetensors")
     keep(tmp_path, profile, model, 2.0)
@@ -109,8 +158,8 @@ def test_another_cfg_is_said_and_the_nearest_is_taken(
     model = who(tmp_path / "model.safetensors")
     keep(tmp_path, profile, model, 2.0)
     keep(tmp_path, profile, model, 7.0)
-    found = chosen(tmp_path, model, query(6, cfg=6.0))
-    assert found.doubts == ("made at cfg 7, this run uses 6",)
+    found = chosen(tmp_path, model, query(6, cfg=8.0))
+    assert found.doubts == ("made at cfg 7, this run uses 8",)
     assert chosen(tmp_path, model, query(6, cfg=7.0)).doubts == ()
 
 

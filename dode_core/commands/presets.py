@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
     one = commands.add_parser("presets", help="add, list and verify shared tables")
     actions = one.add_subparsers(required=True, metavar="ACTION")
     act = actions.add_parser("add", help="check a table file, copy it to the folder, list it")
-    act.add_argument("file")
+    act.add_argument("file", help="a table file, or a profile of which tables are made")
+    act.add_argument("--steps", help="of the tables of a profile: 8, or 4,6,8, or 4-10")
     act.add_argument("--note", default="", help="one line for the list")
     act.set_defaults(run=run_add)
     act = actions.add_parser("list", help="what is in the folder")
@@ -56,16 +57,23 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def run_add(args: argparse.Namespace) -> None:
-    """Check, copy, list."""
+    """Check, copy, list; of a profile tables for ``--steps``, in a file that has its name."""
     from ..response.profile import SUFFIX
-    from ..tables.presets import add_preset
+    from ..tables.presets import add_preset, export_tables
 
-    if args.file.endswith(SUFFIX):
+    file = Path(args.file)
+    if file.suffix != SUFFIX:
+        if args.steps:
+            raise TableError(f"{file.name} has its tables; --steps is for profiles only.")
+        print(f"added {add_preset(folder_of(args), file, args.note).describe()}")
+        return
+    if not args.steps:
         raise TableError(
-            f"{Path(args.file).name} is a profile, and this folder takes tables; put the profile "
-            "beside the checkpoint, as it is."
+            f"{file.name} is a profile, and this folder takes tables; say for which steps (--steps "
+            "4-10), or put the profile beside the checkpoint, as it is."
         )
-    print(f"added {add_preset(folder_of(args), args.file, args.note).describe()}")
+    tables = tables_in(args.file, args.steps)
+    print(f"added {export_tables(folder_of(args), file.stem, tables, args.note).describe()}")
 
 
 def run_list(args: argparse.Namespace) -> None:
@@ -121,8 +129,8 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
     from ..offline.loading import Wanted, read_lines
     from ..offline.sources import load
     from ..offline.verify import measure
-    from ..response.profile import SUFFIX
     from ..solve.solvers import SOLVERS
+    from ..tables.fields import OF_PROFILE
     from ..tables.identity import marks
 
     prompts = read_lines(args.prompts, "prompts") if args.prompts else [""]
@@ -138,11 +146,13 @@ def measure_all(args: argparse.Namespace, named: list[tuple[str, list[Any]]]) ->
         for table in chosen[:1]:
             if marks(table.model_fingerprint).get("file") != marks(loaded.fingerprint)["file"]:
                 print(f"note: {name} was made for {table.model_name}, not for {loaded.name}")
-        beside = USUAL if name.endswith(SUFFIX) else None
-        for result in measure(loaded, chosen, args.samples, args.seed, beside=beside):
-            count += 1
-            worse += not result.helps
-            print(result.describe(), flush=True)
+        for made in (True, False):  # those of a profile are DDIM's rows: plain DDIM is too easy
+            part = [table for table in chosen if (table.teacher == OF_PROFILE) == made]
+            beside = USUAL if made else None
+            for result in measure(loaded, part, args.samples, args.seed, beside=beside):
+                count += 1
+                worse += not result.helps
+                print(result.describe(), flush=True)
     if not count:
         raise TableError(f"No table of these is for {loaded.name} with such solvers and steps.")
     if worse:

@@ -35,8 +35,13 @@ def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> La
     return None
 
 
-def _mixed(found: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> LambdaTable | None:
-    """The polynomial through these tables; None where their nodes lie too far apart for one."""
+def _mixed(
+    found: Sequence[LambdaTable], table: LambdaTable, cfg: float, far: bool = False
+) -> LambdaTable | None:
+    """The polynomial through these tables; None where their nodes lie too far apart for one.
+
+    ``far``: however far apart they lie.
+    """
     weights = torch.tensor(
         _lagrange([other.cfg or 0.0 for other in found], cfg), dtype=torch.float64
     )
@@ -44,7 +49,7 @@ def _mixed(found: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> Lamb
     sigmas, ahead = table.sigmas, table.look_ahead
     if table.learned_sigmas:
         inner = torch.stack([_line(other) for other in found])
-        if not _close(inner):
+        if not far and not _close(inner):
             return None
         nodes = [from_minus_log_snr(u, table.parametrization) for u in (weights @ inner).tolist()]
         if ahead is not None:
@@ -57,6 +62,19 @@ def _mixed(found: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> Lamb
         sigmas[1:-1] = torch.tensor(nodes)
     changed = {"lambdas": lambdas, "sigmas": sigmas, "look_ahead": ahead}
     return replace(table, **changed, cfg=cfg, errors=None, zeroed=())
+
+
+def mixed(a: LambdaTable, b: LambdaTable, cfg: float) -> LambdaTable | None:
+    """What two profiles make of one run at a cfg between theirs; None where they are not alike.
+
+    A line in every lambda and inner sigma. Unlike tables that were learned apart, those of
+    profiles were measured to mix also where their sigmas lie apart (docs/benchmarks.md).
+    """
+    sizes = [len(table.look_ahead.mean) if table.look_ahead else None for table in (a, b)]
+    alike = a.scheme == b.scheme and a.lambdas.shape == b.lambdas.shape and sizes[0] == sizes[1]
+    if not alike or not (a.lambdas.any() and b.lambdas.any()):
+        return None  # one of them is built-in rows
+    return _mixed([a, b], a, cfg, far=True)
 
 
 def _relatives(tables: Sequence[LambdaTable], table: LambdaTable) -> list[LambdaTable]:

@@ -15,7 +15,7 @@ from ..errors import DodeError
 from ..solve.noise import from_minus_log_snr, minus_log_snr
 from ..solve.schedules import exponential, karras
 from ..solve.scheme import Scheme
-from ..tables.fields import Errors
+from ..tables.fields import OF_PROFILE, Errors
 from ..tables.table import LambdaTable
 from .simulate import Plan
 
@@ -69,7 +69,7 @@ def _plain(
         list(grid),
         torch.zeros(len(plain.stages(grid)), 1, dtype=torch.float64),
         errors=Errors(error, error),
-        teacher="profile",
+        teacher=OF_PROFILE,
         samples_fit=profile.samples_fit,
         samples_holdout=profile.samples_holdout,
         evaluations=profile.evaluations,

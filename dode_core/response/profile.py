@@ -16,7 +16,7 @@ from ..solve.noise import check_sigmas, same_sigmas
 from ..solve.scheme import Scheme
 from ..solve.stages import LookAhead
 from ..tables import files
-from ..tables.fields import Errors
+from ..tables.fields import OF_PROFILE, Errors
 from ..tables.table import LambdaTable
 from ..version import PROGRAM
 from .built_in import best_built_in
@@ -209,7 +209,7 @@ class Profile:
             plan.sigmas,
             torch.tensor(lambdas_of(plan), dtype=torch.float64),
             errors=Errors(plain, plan.expected if math.isfinite(plan.expected) else plain),
-            teacher="profile",
+            teacher=OF_PROFILE,
             samples_fit=self.samples_fit,
             samples_holdout=self.samples_holdout,
             evaluations=self.evaluations,

@@ -15,6 +15,7 @@ from ..solve.stages import MAX_CHANNELS, LookAhead
 
 MAX_LAMBDA = 1e4
 MAX_PEERS, MAX_PEER_NAME = 20, 50
+OF_PROFILE = "profile"  # the teacher of a table that a profile made: its errors are expected
 ABOUT = 0.97  # nearer than this to another sampler's error, neither is called closer
 PEER_LABELS = {
     **{"dpmpp_2m": "DPM++ 2M", "euler": "Euler", "ddim": "Euler"},  # of ddim without noise

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import TableError
 from . import names, strict_json
+from .fields import OF_PROFILE
 from .files import read_bytes, write_atomically
 from .identity import marks
 from .ids import table_id
@@ -28,6 +29,7 @@ EXPORTS = "dode-presets"  # beside a host's own folder for tables, which is sear
 FORMAT, VERSION = "dode-preset-index", 1
 MAX_PRESETS = 2000
 LEAST_HELD_OUT = 4  # samples; fewer say little
+EXPECTED = "made from a profile, so what it is worth is expected, not measured"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def add_preset(folder: str | Path, file: str | Path, note: str = "") -> Preset:
     tables = parse_tables(raw, file.name)
     refuse_unfit(file.name, tables)
     target = names.inside(folder, file.name)
+    if any(table.teacher == OF_PROFILE for table in tables):
+        note = "; ".join(filter(None, [note, EXPECTED]))
     preset = _describe(target.name, raw, tables, strict_json.text(note))
     index = folder.absolute() / INDEX
     with locked(index):
@@ -173,15 +177,20 @@ def export_table(folder: Path, file: Path, table: LambdaTable) -> Path:
     Raises :class:`TableError` for what is not fit to be shared, and for a folder that cannot be
     written.
     """
-    stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in file.stem)
-    name = f"{stem.removesuffix('.dode')[:60]}-{table_id(table)}"
+    stem = file.stem.removesuffix(".dode")[:60]
+    return folder / export_tables(folder, f"{stem}-{table_id(table)}", [table]).file
+
+
+def export_tables(folder: Path, stem: str, tables: Sequence[LambdaTable], note: str = "") -> Preset:
+    """The same of several tables, to a file that is called after ``stem``."""
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in stem)
     try:
         with tempfile.TemporaryDirectory() as alone:
             made = names.inside(alone, name)
-            save_tables(made, [table])
-            refuse_unfit(made.name, [table])  # before a folder is made, which would stay empty
+            save_tables(made, tables)
+            refuse_unfit(made.name, tables)  # before a folder is made, which would stay empty
             folder.mkdir(parents=True, exist_ok=True)
-            return folder / add_preset(folder, made).file
+            return add_preset(folder, made, note)
     except OSError as error:
         raise TableError(f"{folder} cannot be written: {error.strerror}.") from error
 
@@ -207,13 +216,21 @@ def problems(tables: Sequence[LambdaTable]) -> list[str]:
         found += [f"table {i} lacks {what}" for what, lacks in lacking.items() if lacks]
         if "patches" in marks(table.model_fingerprint):
             found.append(f"table {i} was made with a LoRA")
-        ratio = table.errors.ratio if table.errors else None
+        ratio = _ratio(table)
         if ratio is None or ratio > 1:
             shown = "no held-out error" if ratio is None else f"error {ratio:.2f} of plain"
             found.append(f"table {i} has {shown}")
     if len({(table.model_name, table.parametrization) for table in tables}) > 1:
         found.append("its tables are for several models; give each its own file")
     return found
+
+
+def _ratio(table: LambdaTable) -> float | None:
+    """Its error over plain: on held-out samples, or as the profile that made it expects."""
+    errors = table.errors
+    if errors is None or table.teacher != OF_PROFILE:
+        return errors.ratio if errors else None
+    return errors.distilled_fit / errors.plain_fit if errors.plain_fit else None
 
 
 def _describe(name: str, raw: bytes, tables: Sequence[LambdaTable], note: str) -> Preset:

@@ -12,10 +12,10 @@ from torch import Tensor
 from ...dode_core.errors import DodeError
 from ...dode_core.fit.peers import hosts_kind
 from ...dode_core.response.profile import Profile
-from ...dode_core.shelf import StoredProfile, closer, table_for
+from ...dode_core.shelf import StoredProfile, table_for
 from ...dode_core.tables.fields import PEER_LABELS
 from ...dode_core.tables.table import LambdaTable
-from ...dode_core.worth import compared_runs, measured_worth, peer_name
+from ...dode_core.worth import closer, compared_runs, measured_worth, peer_name
 from .any_steps import AnySteps
 
 PEERS = ("dpmpp_2m", "ddim", "ipndm", "deis")
@@ -29,7 +29,7 @@ def tables_of(stored: StoredProfile, grids: Sequence[Tensor], where: str) -> tup
     for grid in grids:
         sigmas, steps = grid.tolist(), len(grid) - 1
         tables.append(table_for(profile, sigmas))
-        words = closer(profile, tables[-1], sigmas).removeprefix(", ")
+        words = closer(profile, tables[-1], sigmas)
         if words and steps not in known:
             expected.append(f"{words} at {steps} steps")
     worth = measured_worth(profile, len(grids[0]) - 1)
