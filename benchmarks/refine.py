@@ -59,7 +59,7 @@ def refined(name: str, steps: int, noises: int, label: int | None = None) -> dic
     known = reference(problem, noises)
     profile, _ = made(name, "quick")
     begun = profile.table_of(profile.plan(steps))
-    x, args = problem.noise(SAMPLES, seed_for(SEED, True))
+    x, args = problem.noise(SAMPLES, seed_for(SEED, [begun], [begun.scheme]))
     began = time.perf_counter()
     table = dode.distill(
         problem.model,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .errors import SigmasError
 from .shelf import StoredProfile, find_same_profile, table_for
+from .solve.scheme import Scheme
 from .tables.identity import Identity
 from .tables.table import LambdaTable
 
@@ -14,9 +15,14 @@ from .tables.table import LambdaTable
 OTHER_NOISE, SEEDS = 1 << 16, 1 << 64
 
 
-def seed_for(seed: int, start: object) -> int:
-    """The seed of the noise to learn from; ``start``: what learning goes on from, if anything."""
-    return (seed + OTHER_NOISE) % SEEDS if start else seed
+def seed_for(seed: int, starts: Sequence[LambdaTable], schemes: Collection[Scheme]) -> int:
+    """The seed of the noise that tables of these ``schemes`` are learned from.
+
+    Another one where learning goes on from the lambdas of a profile's table: of a table of another
+    scheme only the sigmas are tried, as those of any other start.
+    """
+    goes_on = any(start.scheme in schemes for start in starts)
+    return (seed + OTHER_NOISE) % SEEDS if goes_on else seed
 
 
 def start_for(

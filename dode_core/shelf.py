@@ -240,11 +240,10 @@ def served(
     grid, whole = query.grid, abs(query.grid[0] / profile.sigma_max - 1) < 1e-3
     message = f"profile: {len(grid) - 1} steps" + ("" if whole else f" from sigma {grid[0]:.4g}")
     message += ", on its own noise levels" if table.learned_sigmas else ", on your schedule"
-    if other_cfg is None:
-        message += closer(profile, table, grid)
-    else:
+    worth = closer(profile, table, grid) if other_cfg is None else ""
+    if other_cfg is not None:
         low, high = sorted((profile.cfg or 0.0, other_cfg))
         message += f", between the profiles of cfg {low:g} and {high:g}"
     rows = [tuple(row) for row in table.lambdas.tolist()]
     how = table.solver, table.parametrization, table.stages, rows, table, message
-    return Resolution("profile", *how, between_cfgs=other_cfg is not None)
+    return Resolution("profile", *how, between_cfgs=other_cfg is not None, worth=worth)

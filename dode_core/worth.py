@@ -60,6 +60,6 @@ def closer(profile: Profile, table: LambdaTable, grid: Sequence[float]) -> str:
     if not 0 < plain < math.inf or not 0 < ours < math.inf:
         return ""
     if ours > ABOUT * plain:
-        return ", expected about as close to the many-step image as DPM++ 2M"
+        return "expected about as close to the many-step image as DPM++ 2M"
     much = "much" if ours < MUCH * plain else f"{1 - ours / plain:.0%}"
-    return f", expected {much} closer to the many-step image than DPM++ 2M"
+    return f"expected {much} closer to the many-step image than DPM++ 2M"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from dode_core.match.best import KEEP_SCHEDULE
 from dode_core.match.scale import MAX_SCALE
 
 from . import captured, host, now, options, panel, samplers, sampling, switching, watching
@@ -47,6 +48,12 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             info="0 is the plain solver, 1 the table.",
             elem_id=f"{tab}_dode_scale",
         )
+        keep = gr.Checkbox(
+            label=options.KEEP_LABEL,
+            value=False,
+            info=KEEP_SCHEDULE,
+            elem_id=f"{tab}_dode_keep_schedule",
+        )
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
         controls = None if is_img2img else distill_controls(gr)
         refresh.click(
@@ -55,15 +62,19 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
     if tab not in on_page:
         on_page.add(tab)
         panel.menus.append(table)
+        where = captured.image_widgets if is_img2img else captured.widgets
+        where.update({captured.TABLE: table, captured.KEEP: keep})
         if controls is None:
             image_lines.append((line, table, refresh))
         else:
             buttons, status, cancel = controls
-            panel.lines.append((line, table))
+            panel.lines.append(line)
             pending.update(buttons=buttons, seen=[status, cancel, table, line], refresh=refresh)
-    script.infotext_fields = [(table, paste_table), (scale, paste_scale), (pasted, paste_note)]
+    script.infotext_fields = [
+        (table, paste_table), (scale, paste_scale), (keep, paste_keep), (pasted, paste_note),
+    ]  # fmt: skip
     script.paste_field_names = []
-    return [table, scale]
+    return [table, scale, keep]
 
 
 def distill_controls(gr: Any) -> tuple[tuple[Any, Any], Any, Any]:
@@ -106,7 +117,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
     """
     import gradio as gr
 
-    known, inputs = captured.names(), [*captured.components(), seen[2]]
+    known, inputs = captured.names(), captured.components()
 
     def start(once: bool, *values: Any) -> Iterator[list[Any]]:
         """Distill; the D-ODE tab has the pictures."""
@@ -120,7 +131,7 @@ def connect(buttons: tuple[Any, Any], seen: list[Any], refresh: Any) -> None:
             yield [said, gr.update(visible=runs), menu, applies]
 
     def show(*values: Any) -> str:
-        return now.shown({**captured.settings(known, values), "table": values[-1]})
+        return now.shown(captured.settings(known, values))
 
     for once, button in enumerate(buttons):
         watching.wire(button, partial(start, bool(once)), inputs, seen)
@@ -140,10 +151,10 @@ def connect_image(line: Any, table: Any, refresh: Any) -> None:
     import gradio as gr
 
     where = captured.image_widgets
-    known, inputs = captured.names(where), [*captured.components(where), table]
+    known, inputs = captured.names(where), captured.components(where)
 
     def show(*values: Any) -> str:
-        return now.line({**captured.of_image(known, values), "table": values[-1]})
+        return now.line(captured.of_image(known, values))
 
     for each in inputs:
         watching.live(each, show, inputs, [line])
@@ -153,9 +164,11 @@ def connect_image(line: Any, table: Any, refresh: Any) -> None:
     )
 
 
-def apply(p: Any, table: Any = options.AUTOMATIC, scale: Any = 1.0, *_: Any) -> None:
-    """Note the options on the run; what makes no sense is said, and left out."""
-    chosen, problem = options.read(table, scale)
+def apply(p: Any, *values: Any) -> None:
+    """Note the options on the run (:func:`.options.read`); what makes no sense is said, and left
+    out. A request over HTTP may give the first of them only.
+    """
+    chosen, problem = options.read(*values[:3])
     setattr(p, options.ON_RUN, chosen)
     if problem:
         logging.warning("D-ODE: %s.", problem)
@@ -207,6 +220,11 @@ def paste_scale(params: dict[str, Any]) -> float | None:
     if sampling.TABLE not in params:
         return None
     return options.number(params.get(sampling.SCALE), 1.0)
+
+
+def paste_keep(params: dict[str, Any]) -> bool | None:
+    """Whether the image was made on its own schedule whatever table served it."""
+    return params.get(sampling.KEEP) == "True" if sampling.TABLE in params else None
 
 
 def paste_note(params: dict[str, Any]) -> str:

@@ -20,18 +20,19 @@ from dode_core.fit.steady import EVALUATIONS as STEADY
 from dode_core.fit.steady import check_steady
 from dode_core.many_tables import best_tables, distill_many
 from dode_core.methods import METHODS, Method
-from dode_core.refining import seed_for, start_for
+from dode_core.refining import seed_for
 from dode_core.response.profile import Profile
-from dode_core.shelf import find_profiles, table_for
+from dode_core.shelf import table_for
 from dode_core.solve.noise import check_sigmas, infer_parametrization, same_sigmas
 from dode_core.solve.solvers import SOLVERS
 from dode_core.tables.table import LambdaTable
 
-from . import host
+from . import host, starts
 from .request import BEST, Request
 from .rows import Grid, Progress, Rows, Watched
+from .starts import MOVING
 
-ONE_LAMBDA, MOVING = METHODS["one lambda"], METHODS["columns and sigmas"]
+ONE_LAMBDA = METHODS["one lambda"]
 
 BY_STEP = (
     "the settings leave guidance out by the number of the step (Skip Early CFG, or NGMS at every "
@@ -119,12 +120,13 @@ class HiddenSampler:
         """
         request = self.request
         kind = infer_parametrization(model, grids[0])
-        starts = self._starts(x, grids) if request.learn_sigmas else []
-        noise = self.noise(x, start_scale(grids[0][0], kind), seed_for(request.seed, starts))
+        begun = starts.of_profile(request, tuple(x.shape[1:]), grids)
+        seed = seed_for(request.seed, begun, [starts.scheme(request, kind)])
+        noise = self.noise(x, start_scale(grids[0][0], kind), seed)
         rows = torch.arange(request.samples) % len(x)
         denoiser = Rows(model, extra_args, grids)
         found: list[LambdaTable] = []
-        parts = plan(request, starts)
+        parts = plan(request, begun)
         for i, part in enumerate(parts, 1):
             found += part(
                 denoiser,
@@ -137,14 +139,6 @@ class HiddenSampler:
                 peers=tuple(PEERS),
             )
         return list(best_tables(found).values()) if request.solver == BEST else found
-
-    def _starts(self, x: Tensor, grids: Sequence[Grid]) -> list[LambdaTable]:
-        """The tables that this model's profile has for these runs: learning goes on from them."""
-        request = self.request
-        who = host.identity(request.prompts[0], distilled=request.distilled_cfg_scale)
-        stored, shape = find_profiles(host.library(), who), tuple(x.shape[1:])
-        found = [start_for(stored, who, request.cfg, shape, grid) for grid in grids]
-        return [table for table in found if table is not None]
 
     def _calibrate(
         self, model: Any, x: Tensor, grids: Sequence[Grid], extra_args: dict[str, Any]
@@ -182,20 +176,20 @@ class HiddenSampler:
 
 
 def plan(
-    request: Request, starts: Sequence[LambdaTable] = ()
+    request: Request, begun: Sequence[LambdaTable] = ()
 ) -> list[Callable[..., list[LambdaTable]]]:
     """The calibrations that make up a request, to be called as :func:`dode_core.distill_many`.
 
-    ``starts`` are tables that learning may go on from.
+    ``begun`` are tables that learning may go on from.
     """
     if request.solver != BEST:
         method = MOVING if request.learn_sigmas else ONE_LAMBDA
         how = settings_of(method)
-        return [partial(distill_many, solvers=[request.solver], starts=starts, **how)]
+        return [partial(distill_many, solvers=[request.solver], starts=begun, **how)]
     every = [name for name, each in SOLVERS.items() if each.stages_a_step == 1]  # cost the same
     parts = [partial(distill_many, solvers=every, **settings_of(ONE_LAMBDA))]
     if request.learn_sigmas:
-        parts.append(partial(distill_many, solvers=["ddim"], starts=starts, **settings_of(MOVING)))
+        parts.append(partial(distill_many, solvers=["ddim"], starts=begun, **settings_of(MOVING)))
     return parts
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import host
+from .options import AUTOMATIC
 
 PROMPT, NEGATIVE, CFG = "txt2img_prompt", "txt2img_neg_prompt", "txt2img_cfg_scale"
 WIDTH, HEIGHT, STEPS = "txt2img_width", "txt2img_height", "txt2img_steps"
@@ -21,6 +22,8 @@ INFO = "generation_info_txt2img"
 # A1111 has loaded the checkpoint.
 CHECKPOINT, SETTINGS = "setting_sd_model_checkpoint", "settings_json"
 CAPTURED = (PROMPT, NEGATIVE, CFG, WIDTH, HEIGHT, STEPS)  # every host has these
+# Ours, in the accordion of each tab.
+TABLE, KEEP = "txt2img_dode_table", "txt2img_dode_keep_schedule"
 OPTIONAL = (
     SCHEDULER, SAMPLER, DISTILLED, HIRES, HIRES_STEPS, DENOISE, HIRES_CFG, HIRES_DISTILLED,
     HIRES_SAMPLER, HIRES_SCHEDULER,
@@ -30,6 +33,7 @@ FALLBACKS: dict[str, Any] = {
     PROMPT: "", NEGATIVE: "", CFG: 7.0, WIDTH: 512, HEIGHT: 512, STEPS: 8, SCHEDULER: "Automatic",
     SAMPLER: "", DISTILLED: None, HIRES: False, HIRES_STEPS: 0, DENOISE: 0.0,
     HIRES_CFG: None, HIRES_DISTILLED: None, HIRES_SAMPLER: "", HIRES_SCHEDULER: "",
+    TABLE: AUTOMATIC, KEEP: False,
 }  # fmt: skip
 
 OF_IMAGE = (PROMPT, CFG, STEPS, SCHEDULER, SAMPLER, DISTILLED, DENOISE)  # img2img has these too
@@ -64,8 +68,9 @@ def components(where: Widgets = widgets) -> list[Any]:
 
 
 def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """What is set in txt2img: what a request takes (:func:`of_request`), the sampling method, and
-    ``hires``, what is different in the hires pass, or None where it is off.
+    """What is set in txt2img: what a request takes (:func:`of_request`), the sampling method, the
+    options of the accordion, and ``hires``, what is different in the hires pass, or None where it
+    is off.
     """
     found = {**FALLBACKS, **dict(zip(known, values, strict=False))}
     distilled, sampler = found[DISTILLED], str(found[SAMPLER] or "")
@@ -82,6 +87,8 @@ def settings(known: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
         "scheduler": scheduler,
         "sampler": sampler,
         "distilled_cfg_scale": None if distilled is None else float(distilled),
+        "table": str(found[TABLE] or AUTOMATIC),
+        "keep_schedule": bool(found[KEEP]),
         "hires": hires(found),
     }
 

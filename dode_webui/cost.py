@@ -7,7 +7,7 @@ its first call, which knows the total.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,8 +19,9 @@ from dode_core.errors import DodeError
 from dode_core.fit import few_step
 from dode_core.fit.counting import most_evaluations
 from dode_core.fit.steady import EVALUATIONS as STEADY
+from dode_core.tables.table import LambdaTable
 
-from . import host, job
+from . import host, job, starts
 from .request import Request, RequestError
 
 ONCE = "Any steps: once, for every run"
@@ -29,13 +30,16 @@ _seconds: dict[tuple[Any, ...], float] = {}  # one evaluation of one sample, by 
 
 
 def evaluations(request: Request) -> int:
-    """Model evaluations of one latent, at most; guidance's two halves count as one."""
+    """Model evaluations of one latent, at most; guidance's two halves count as one.
+
+    Fewer where learning goes on from a profile, as far as that is known (:mod:`.starts`).
+    """
     plain = replace(request, batch_size=1, prompts=("",), negative="")
-    return _evaluations(plain)
+    return _evaluations(plain, starts.known_steps(request))
 
 
 @lru_cache(maxsize=256)
-def _evaluations(request: Request) -> int:
+def _evaluations(request: Request, begun: tuple[int, ...]) -> int:
     from dode_core.calibration import QUICK_BUDGET
     from dode_core.fit.peers import PEERS
 
@@ -47,6 +51,7 @@ def _evaluations(request: Request) -> int:
 
     grids = [[1.0, *(0.9 - 0.8 * i / n for i in range(n - 1)), 0.0] for n in request.steps]
     how: dict[str, Any] = {"parametrization": "ve", "peers": tuple(PEERS)}
+    tables = [_untold(request, grid) for grid in grids if len(grid) - 1 in begun]
 
     def count(part: Callable[..., Any]) -> int:
         def work(model: Any, x: Tensor, **more: Any) -> Any:
@@ -54,7 +59,13 @@ def _evaluations(request: Request) -> int:
 
         return most_evaluations(work, request.samples)
 
-    return sum(map(count, plan(request))) + look
+    return sum(map(count, plan(request, tables))) + look
+
+
+def _untold(request: Request, grid: Sequence[float]) -> LambdaTable:
+    """A table to go on from that says nothing but that there is one."""
+    scheme = starts.scheme(request, "ve")
+    return LambdaTable.of(scheme, grid, torch.zeros(len(scheme.stages(grid)), scheme.width))
 
 
 def key(request: Request) -> tuple[Any, ...]:

@@ -1,12 +1,14 @@
-"""Axes for the X/Y/Z plot: which table, and how much of it."""
+"""Axes for the X/Y/Z plot: which table, how much of it, and whether the schedule is kept."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import options
 
-TABLE, SCALE = "D-ODE table", "D-ODE lambda scale"
+TABLE, SCALE, KEEP = "D-ODE table", "D-ODE lambda scale", "D-ODE keep the schedule"
+YES_NO = {"Yes": True, "No": False}
 
 
 def add_axes() -> None:
@@ -30,13 +32,21 @@ def add_axes() -> None:
                 choices=options.menu,
             ),
             module.AxisOption(SCALE, float, setter("scale"), confirm=confirm_scales),
+            module.AxisOption(
+                KEEP,
+                str,
+                setter("keep_schedule", YES_NO),
+                confirm=confirm_yes_no,
+                choices=lambda: list(YES_NO),
+            ),
         ]
 
 
-def setter(name: str) -> Any:
-    """A cell's value goes where it comes before the accordion's."""
+def setter(name: str, meaning: Mapping[str, Any] | None = None) -> Any:
+    """A cell's value, or what it means, goes where it comes before the accordion's."""
 
     def apply(p: Any, value: Any, _: Any) -> None:
+        value = value if meaning is None else meaning[value]
         chosen = {**getattr(p, options.ON_GRID, {}), name: value}
         setattr(p, options.ON_GRID, chosen)
 
@@ -65,3 +75,10 @@ def confirm_scales(p: Any, values: list[float]) -> None:
         problem = options.read(options.AUTOMATIC, value)[1]
         if problem:
             raise ValueError(f"D-ODE: {problem}.")
+
+
+def confirm_yes_no(p: Any, values: list[str]) -> None:
+    """Refuse a word that is neither."""
+    for value in values:
+        if value not in YES_NO:
+            raise ValueError(f"D-ODE: {KEEP} is {value[:40]!r}; write {' or '.join(YES_NO)}.")

@@ -80,8 +80,7 @@ def described(found: Choice | str) -> str:
         return ""
     between = " between two cfgs" if found.resolution.between_cfgs else ""
     kind = WORDS.get(found.resolution.kind, "table")
-    exact = found.resolution.kind == "exact" and not between
-    worth = found.resolution.table.worth if exact else ""
+    worth = "" if found.doubts else found.resolution.worth
     return "; ".join(filter(None, [f"{kind}{between}", worth, *found.doubts]))
 
 
@@ -121,9 +120,10 @@ def of_part(settings: dict[str, Any], whole: int, steps: int) -> Choice | str:
 
 def found_for(settings: dict[str, Any], known: Known | None) -> Choice | str:
     """What would be chosen on known sigmas; else, in words, what there is for such a run."""
-    table = settings.get("table", options.AUTOMATIC)
+    table = settings["table"]
     solver = samplers.solver_of(settings["sampler"])
-    query = None if known is None else Query(*known, settings["cfg"], solver)
+    keep = settings["keep_schedule"]
+    query = Query(*known, settings["cfg"], solver, keep_schedule=keep) if known else None
     if table == options.NONE:
         return 'Table is set to "None", so plain DPM++ 2M runs'
     if table != options.AUTOMATIC and not table.startswith(options.INSTEAD):
@@ -146,6 +146,7 @@ def until_known(settings: dict[str, Any], who: Identity, solver: str | None) -> 
         for each in library.find(who)
         if each.table.steps == steps
         and solver in (None, each.table.solver)
+        and not (each.table.learned_sigmas and settings["keep_schedule"])
         and not (once and shelf.is_behind(each.table))
     ]
     made = doubts_of(who, settings, tables)

@@ -18,6 +18,7 @@ from dode_core.tables.table import LambdaTable
 from . import host
 
 AUTOMATIC, NONE = "Automatic", "None"
+KEEP_LABEL = "Keep the schedule"
 INSTEAD = f"{AUTOMATIC} instead of "  # and the table of a pasted infotext that is not here
 ON_RUN = "dode_options"  # where a run carries its options
 ON_GRID = "dode_grid"  # and what a grid cell sets, which comes first
@@ -26,6 +27,7 @@ ON_GRID = "dode_grid"  # and what a grid cell sets, which comes first
 @dataclass(frozen=True)
 class Options:
     """table: ``Automatic``, ``None``, or a table's id or menu entry. scale: 0 plain, 1 table.
+    keep_schedule: the run stays on the host's sigmas, whatever table serves it.
 
     ``given`` are tables to choose from instead of those in files. ``missing``: the table that was
     asked for by a pasted infotext and is not here. ``problem``: what was left out of a request.
@@ -36,9 +38,12 @@ class Options:
     missing: str = ""
     problem: str = ""
     given: tuple[LambdaTable, ...] | None = None
+    keep_schedule: bool = False
 
 
-def read(table: Any = AUTOMATIC, scale: Any = 1.0) -> tuple[Options, str]:
+def read(
+    table: Any = AUTOMATIC, scale: Any = 1.0, keep_schedule: Any = False
+) -> tuple[Options, str]:
     """Options from widgets or a request, and what was wrong with them."""
     problems, missing = [], ""
     if not isinstance(table, str) or not table or len(table) > 1000:
@@ -52,8 +57,13 @@ def read(table: Any = AUTOMATIC, scale: Any = 1.0) -> tuple[Options, str]:
             f"the lambda scale is {str(scale)[:40]}, not from 0 to {MAX_SCALE:g}; 1 is used"
         )
         scale = 1.0
+    if not isinstance(keep_schedule, bool):
+        problems.append(
+            f"{KEEP_LABEL} is {str(keep_schedule)[:40]!r}, not true or false; it is off"
+        )
+        keep_schedule = False
     problem = "; ".join(problems)
-    return Options(table, float(scale), missing, problem), problem
+    return Options(table, float(scale), missing, problem, keep_schedule=keep_schedule), problem
 
 
 def of_run(p: Any) -> Options:

@@ -18,7 +18,7 @@ SOLVER_MENU = {"Find the best": BEST, **{each.label: name for name, each in SOLV
 OWN = 8  # widgets of the tab itself, before those of txt2img
 EFFORTS = (cost.ONCE, cost.QUICK, cost.BEST)
 menus: list[Any] = []  # the dropdowns that list tables, anew with every UI
-lines: list[tuple[Any, Any]] = []  # the line and table of the txt2img accordion, likewise
+lines: list[Any] = []  # the line of the txt2img accordion, likewise
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -34,7 +34,6 @@ def tabs() -> list[tuple[Any, str, str]]:
                 cancel = gr.Button("Cancel", elem_id="dode_cancel", visible=False)
             status = gr.HTML("", elem_id="dode_status")
             tables = list_of_tables(gr)
-        shown = [line for line, _ in lines]
         with gr.Column():
             plot = gr.Image(
                 label="Error to the converged image",
@@ -52,9 +51,9 @@ def tabs() -> list[tuple[Any, str, str]]:
                 height="auto",
             )
         known = captured.names()
-        inputs += [*captured.components(), *[table for _, table in lines]]
-        seen = [status, plot, gallery, cancel, line, *shown, *tables, *menus]
-        wire(button, watched(known, len(shown), len(menus)), inputs, seen)
+        inputs += captured.components()
+        seen = [status, plot, gallery, cancel, line, *lines, *tables, *menus]
+        wire(button, watched(known, len(lines), len(menus)), inputs, seen)
         wire(timing, timed(known), inputs, [status, cancel, line])
         cancel.click(fn=cancel_running, inputs=[], outputs=[], queue=False)
         for each in inputs:
@@ -117,8 +116,7 @@ def list_of_tables(gr: Any) -> list[Any]:
         said = gr.HTML("", elem_id="dode_said")
 
     count, known = len(menus), captured.names()
-    theirs = [*captured.components(), *[table for _, table in lines]]
-    shown = [line for line, _ in lines]
+    theirs, shown = captured.components(), list(lines)
 
     def after(text: str, values: Any) -> list[Any]:
         lists = [listing.overview(), listing.choices(gr), *refreshed(gr, count)]
@@ -138,11 +136,8 @@ def list_of_tables(gr: Any) -> list[Any]:
 
 
 def applying(known: list[str], theirs: Any) -> str:
-    """The line of the accordion, from txt2img's widgets and the table that is chosen there."""
-    settings = captured.settings(known, theirs)
-    if len(theirs) > len(known):
-        settings["table"] = theirs[-1]
-    return now.shown(settings)
+    """The line of the accordion, from txt2img's widgets."""
+    return now.shown(captured.settings(known, theirs))
 
 
 def refreshed(gr: Any, count: int) -> list[Any]:

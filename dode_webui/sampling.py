@@ -12,7 +12,7 @@ from torch import Tensor
 from dode_core import shelf
 from dode_core.errors import DodeError
 from dode_core.match.best import Choice, Query
-from dode_core.match.resolve import Resolution
+from dode_core.match.resolve import Resolution, brings_sigmas
 from dode_core.match.scale import scaled
 from dode_core.sampler import run_resolved
 from dode_core.solve.noise import check_sigmas, infer_parametrization
@@ -20,11 +20,20 @@ from dode_core.solve.solvers import get_solver
 from dode_core.tables.identity import Identity
 
 from . import host
-from .options import AUTOMATIC, NONE, Options, chosen, of_run, table_id, wanted_id
+from .options import (
+    AUTOMATIC,
+    KEEP_LABEL,
+    NONE,
+    Options,
+    chosen,
+    of_run,
+    table_id,
+    wanted_id,
+)
 
 # Infotext keys; the hires pass has its own.
 TABLE, SOLVER, MATCH = "D-ODE table", "D-ODE solver", "D-ODE match"
-CHOICE, SCALE = "D-ODE choice", "D-ODE scale"
+CHOICE, SCALE, KEEP = "D-ODE choice", "D-ODE scale", "D-ODE keep schedule"
 # What a user should know. The infotext reaches everybody: some hosts' HTTP answers have no
 # comments, and Neo's log shows errors only.
 NOTE, ERROR = "D-ODE note", "D-ODE error"
@@ -98,7 +107,8 @@ def choose(
 ) -> Used:
     """The table for this run, scaled as asked."""
     kind = infer_parametrization(model, grid)
-    query = Query(grid, kind, host.guidance(p, extra_args), solver, channels)
+    cfg, keep = host.guidance(p, extra_args), options.keep_schedule
+    query = Query(grid, kind, cfg, solver, channels, keep_schedule=keep)
     warning, used = "", None
     if options.given is not None:
         used = Used(Choice(query.pick(options.given)))
@@ -122,10 +132,13 @@ def pinned(table: str, query: Query) -> tuple[Used | None, str]:
         return Used(Choice(query.pick([])), error=said), ""
     resolution = query.pick([stored.table])
     if resolution.table is None:
-        made_for = stored.table.describe()
+        made_for = stored.table.describe(worth=False)
         asked = f" as {get_solver(query.solver).label}" if query.solver else ""
+        if query.keep_schedule and brings_sigmas(stored.table, query.grid):
+            asked += f" with {KEEP_LABEL} on: it has noise levels of its own"
         return None, f"The chosen table ({made_for}) cannot serve this run{asked}."
-    return Used(Choice(resolution, stored.file)), ""
+    # For whatever model: nobody looked whether it was measured on this one.
+    return Used(Choice(replace(resolution, worth=""), stored.file)), ""
 
 
 def not_here(table: str) -> str:
@@ -139,7 +152,7 @@ def automatic(p: Any, query: Query, warning: str = "") -> Used:
     if choice.resolution.table is None:
         warning = f"{warning} {without(p, query, choice)}".strip()
     elif choice.doubts:
-        warning = f"{warning} {choice.resolution.message}{choice.note}.".strip()
+        warning = f"{warning} {choice.message}.".strip()
     return Used(choice, warning)
 
 
@@ -192,7 +205,7 @@ class Held:
 def note(p: Any, used: Used, options: Options) -> None:
     """Write into the infotext what is used, and say once what is not as it should be."""
     resolution, table = used.resolution, used.resolution.table
-    message = f"D-ODE: {resolution.message}" + (f" (from {used.file})" if used.file else "")
+    message = f"D-ODE: {used.choice.message}"
     if used.error or used.warning:
         message = f"D-ODE: {' '.join(filter(None, (used.error, used.warning)))}"
         logging.warning(message)
@@ -219,3 +232,5 @@ def note(p: Any, used: Used, options: Options) -> None:
         params[CHOICE] = NONE if options.table == NONE else wanted_id(options.table)
     if options.scale != 1:
         params[SCALE] = f"{options.scale:g}"
+    if options.keep_schedule:
+        params[KEEP] = "True"

@@ -86,7 +86,7 @@ class Compare(io.ComfyNode):
         live = Live(model, Teller(cls.hidden.unique_id, "steps"))
         entries = compare(guider, work, SeededLatent(latent_image, seed), live)
 
-        text = "\n".join([captions(entries), choice.resolution.message + choice.note])
+        text = "\n".join([captions(entries), choice.message])
         logging.info("D-ODE: %s", text.replace("\n", "; "))
         image = to_tensor(side_by_side(entries, vae))
         return io.NodeOutput(image, text, ui=report(text, image, cls))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from problems import flow_grid, grid_for, karras, mixture, randn
 from tables import made_up
 
 import dode_core as dode
+from dode_core.match.best import Choice
 from dode_core.match.lambdas import natural
 from dode_core.match.resolve import resolve
+from dode_core.match.scale import scaled
 
 EVERY = pytest.mark.parametrize("solver", dode.SOLVERS)
 BOTH = pytest.mark.parametrize("parametrization", ["ve", "flow"])
@@ -180,3 +183,31 @@ def test_any_grid_runs(
         assert len(row) == len(stage.c)
     x = randn(2, 2, 3, 3) * grid[0]
     assert dode.run_resolved(mixture(), x, found, disable=True).isfinite().all()
+
+
+# Worth
+
+
+def test_its_gain_is_claimed_for_the_run_that_measured_it_only() -> None:
+    sigmas = karras(6).tolist()
+    table = made_up(sigmas=sigmas, cfg=5.0)
+    found = resolve([table], sigmas, cfg=5.0)
+    assert "50% closer" in table.worth and found.worth == table.worth
+    assert found.said == f"{found.message}, {table.worth}" and "closer" not in found.message
+    learned = made_up(
+        sigmas=[sigmas[0], *(0.9 * s for s in sigmas[1:-1]), sigmas[-1]], learned_sigmas=True
+    )
+    others = [
+        resolve([table], sigmas, cfg=7.0),
+        resolve([table, replace(table, cfg=9.0)], sigmas, cfg=7.0),
+        resolve([table], sigmas[2:], cfg=5.0),
+        resolve([table], karras(7), cfg=5.0),
+        resolve([learned], sigmas),
+        scaled(found, sigmas, 0.5),
+    ]
+    kinds = ["exact", "exact", "slice", "interpolated", "carried over", "exact"]
+    assert [each.kind for each in others] == kinds
+    assert all(each.worth == "" and "closer" not in each.said for each in others)
+    assert "closer" in Choice(found).message
+    doubted = Choice(found, doubts=("made with LoRAs, this run has none",)).message
+    assert "closer" not in doubted and doubted.endswith("(made with LoRAs, this run has none)")

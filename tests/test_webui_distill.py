@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from webui_host import HOSTS, Host, install, run_main_thread
+from webui_host import HOSTS, Host, a_profile, guided, install, run_main_thread
 
 import dode_core as dode
 from dode_core.calibration import check_samples
 from dode_core.errors import CalibrationError
+from dode_core.fit import few_step
 from dode_core.fit.steady import EVALUATIONS
+from dode_core.refining import OTHER_NOISE
+from dode_core.shelf import save_profile, stamped_profile
 from dode_core.tables.library import tables_in
-from dode_webui import calibration, distill, job, samplers
+from dode_webui import calibration, cost, distill, host, job, samplers
+from dode_webui.calibration import HiddenSampler
 from dode_webui.request import Request, RequestError
 
 SMALL = {"samples": 4, "width": 64, "height": 64, "learn_sigmas": False, "cfg": 2.0}
@@ -111,16 +116,6 @@ def test_too_few_samples_for_any_steps_are_refused_before_any_call(webui: Host) 
     assert request(samples=4).samples == 4
 
 
-def guided(host: Host, cfg: float) -> Any:
-    """The guided denoiser without a host around it, for the prompt of txt2img."""
-
-    def denoiser(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
-        one, base = host.denoise(x, sigma, "a fox"), host.denoise(x, sigma, "")
-        return base + (one - base) * cfg
-
-    return denoiser
-
-
 def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
     """Same noise, same denoiser, no host: the same lambdas."""
     finished(request())
@@ -138,16 +133,62 @@ def test_it_is_the_cores_fit_of_the_hosts_guided_denoiser(webui: Host) -> None:
     torch.testing.assert_close(table.lambdas, own.lambdas, rtol=1e-4, atol=1e-5)
 
 
-def test_the_best_for_some_steps_goes_on_from_the_profile(webui: Host) -> None:
-    """At half the cost, and only where it is of this cfg."""
+def test_the_best_for_some_steps_goes_on_from_the_profile(
+    webui: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At half the cost, which is announced, on other noise; and only where it is of this cfg, and
+    its lambdas are of the solver that is asked for.
+    """
+    seeds: list[int | None] = []
+    noise = HiddenSampler.noise
+
+    def seen(self: Any, x: Any, scale: float, seed: int | None = None) -> Any:
+        seeds.append(seed)
+        return noise(self, x, scale, seed)
+
+    monkeypatch.setattr(HiddenSampler, "noise", seen)
+    how = {"solver": "ddim", "learn_sigmas": True, "samples": 8, "steps": (4,), "seed": 3}
+    whole = cost.evaluations(request(**how))
     assert finished(request(once=True, samples=8, steps=(4,))).state == job.DONE
-    how = {"solver": "ddim", "learn_sigmas": True, "samples": 8, "steps": (4,)}
+    announced = cost.evaluations(request(**how))
+    assert announced == whole - 8 * 150
+    assert cost.evaluations(request(**how, cfg=9.0)) == whole
     running = finished(request(**how))
     assert running.state == job.DONE, running.error
     (table,) = running.result.tables
     assert table.learned_sigmas and 40 < table.evaluations <= 150
+    look = EVALUATIONS + few_step.evaluations(4, 8)  # at the model, before the work
+    assert running.clock.total + look <= announced
+    assert seeds[-1] == 3 + OTHER_NOISE
     (other,) = finished(request(**how, cfg=9.0)).result.tables
-    assert 150 < other.evaluations <= 300
+    assert 150 < other.evaluations <= 300 and seeds[-1] == 3
+
+
+@pytest.mark.parametrize("solver", ["ddim", "deis"])
+def test_other_noise_only_where_it_goes_on_from_the_profiles_lambdas(
+    webui: Host, monkeypatch: pytest.MonkeyPatch, solver: str
+) -> None:
+    """For another solver the sigmas of the profile's table are tried, no more: at the full cost."""
+    webui.txt2img(4, "D-ODE Karras" if webui.kind == "classic" else "D-ODE")  # loads the model
+    wanted = request(solver=solver, learn_sigmas=True, samples=8, seed=3)
+    whole = cost.evaluations(wanted)
+    profile = stamped_profile(a_profile(), host.identity(upcoming=True), 2.0, 0)
+    profile = replace(profile, latent_shape=(4, 8, 8))
+    save_profile(host.library(), profile, host.identity(upcoming=True))
+    goes_on = solver == "ddim"
+    assert whole - cost.evaluations(wanted) == (8 * 150 if goes_on else 0)
+    seeds: list[int] = []
+
+    def noise(self: Any, x: Any, scale: float, seed: int | None = None) -> Any:
+        if seed is None:  # the look at the model, before the work
+            return drawn(self, x, scale)
+        seeds.append(seed)
+        raise CalibrationError("Enough was seen.")
+
+    drawn = HiddenSampler.noise
+    monkeypatch.setattr(HiddenSampler, "noise", noise)
+    assert finished(wanted).state == job.FAILED
+    assert seeds == [3 + OTHER_NOISE if goes_on else 3]
 
 
 def test_the_same_table_in_every_host(tmp_path: Path) -> None:

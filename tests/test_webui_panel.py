@@ -13,8 +13,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tables import made_up
-from webui_host import Host
+from webui_host import Host, a_profile, guided
 
 import dode_core as dode
 from dode_core.fit import few_step
@@ -39,6 +40,7 @@ from dode_webui.options import AUTOMATIC
 
 ROOT = Path(__file__).resolve().parent.parent
 EXACT = "exact table; 50% closer to the many-step image than plain DDIM"  # of a made-up table
+OURS = {"Dropdown": AUTOMATIC, "Checkbox": False}  # the accordion's own widgets
 HOST_WIDGETS = {
     captured.PROMPT: "a fox", captured.NEGATIVE: "", captured.CFG: 2.0, captured.WIDTH: 64,
     captured.HEIGHT: 64, captured.STEPS: 4,
@@ -100,17 +102,13 @@ def keep(host: Host, *tables: dode.LambdaTable) -> None:
 
 
 def test_the_accordion(webui: Host, built: list[Component]) -> None:
-    """The script's values are the table and the scale; the button waits for the host's widgets."""
+    """The script's values are a run's options; the button waits for the host's widgets."""
     script = SimpleNamespace()
     inputs = accordion.build(script, False)
-    assert [each.options["elem_id"] for each in inputs] == [
-        "txt2img_dode_table",
-        "txt2img_dode_scale",
-    ]
-    assert [field[0].options["elem_id"] for field in script.infotext_fields][:2] == [
-        "txt2img_dode_table",
-        "txt2img_dode_scale",
-    ]
+    ids = ["txt2img_dode_table", "txt2img_dode_scale", "txt2img_dode_keep_schedule"]
+    assert [each.options["elem_id"] for each in inputs] == ids
+    assert [field[0].options["elem_id"] for field in script.infotext_fields][:3] == ids
+    assert inputs[-1].options["value"] is False
     button, once = of(built, "txt2img_dode_distill"), of(built, "txt2img_dode_any")
     for elem_id in (*HOST_WIDGETS, "txt2img_other", None):
         assert not button.events and not once.events
@@ -119,7 +117,7 @@ def test_the_accordion(webui: Host, built: list[Component]) -> None:
             break
     for each in (button, once):
         ((_, wired, _),) = each.events
-        assert [widget.kind for widget in wired] == [*captured.CAPTURED, "Dropdown"]
+        assert [widget.kind for widget in wired] == [*captured.CAPTURED, "Dropdown", "Checkbox"]
     assert all(each.changes for each in wired), "the line follows every one of them"
     accordion.build(SimpleNamespace(), True)
     ids = [each.options["elem_id"] for each in built if each.options.get("elem_id")]
@@ -151,7 +149,8 @@ def test_what_is_built_for_its_defaults_alone_is_wired_to_nothing(
         assert set(answer[name]) == {"__type__", "choices"}, "what is chosen stays"
     ((delete, inputs, outputs),) = of(shown, "dode_delete").events
     line = options.menu()[-1]
-    given = [*TXT2IMG, line]  # the very table is chosen in txt2img as well
+    given = [*TXT2IMG]
+    given[captured.names().index(captured.TABLE)] = line  # the very table is chosen there as well
     assert len(inputs) == 1 + len(given)
     answer = dict(
         zip([each.options["elem_id"] for each in outputs], delete(line, *given), strict=True)
@@ -167,7 +166,7 @@ def test_reload_ui_forgets_old_widgets(webui: Host, built: list[Component]) -> N
         for elem_id in HOST_WIDGETS:
             accordion.capture(Component(f"turn {turn}"), elem_id)
         ((_, wired, _),) = of(built, "txt2img_dode_distill").events
-        assert {each.kind for each in wired[:-1]} == {f"turn {turn}"} and len(panel.menus) == 1
+        assert {each.kind for each in wired[:-2]} == {f"turn {turn}"} and len(panel.menus) == 1
 
 
 def set_up(webui: Host, sampler: str = "D-ODE", **more: Any) -> list[Any]:
@@ -179,7 +178,7 @@ def set_up(webui: Host, sampler: str = "D-ODE", **more: Any) -> list[Any]:
         set_to[captured.SAMPLER] = f"{sampler} Karras"
     for elem_id in set_to:
         accordion.capture(Component(elem_id), elem_id)
-    return [set_to[name] for name in captured.names()]
+    return [{**captured.FALLBACKS, **set_to}[name] for name in captured.names()]
 
 
 def test_the_distill_button_of_the_accordion(webui: Host, built: list[Component]) -> None:
@@ -474,6 +473,58 @@ def test_now_of_a_table_that_was_chosen(webui: Host, built: list[Component]) -> 
     assert f": {EXACT}." in said(f"{options.INSTEAD}0badc0de")
 
 
+def test_the_schedule_is_kept(webui: Host, built: list[Component]) -> None:
+    """A table with sigmas of its own serves the run, or, with the box ticked, does not: the line,
+    the run and its infotext agree; and a profile serves both.
+    """
+    values = set_up(webui)
+    settings = captured.settings(captured.names(), values) | {"steps": 4}
+    kept = settings | {"keep_schedule": True}
+    how = {"sampler": "D-ODE Karras" if webui.kind == "classic" else "D-ODE", "cfg_scale": 2.0}
+    on = options.read(AUTOMATIC, 1.0, True)[0]
+    first = webui.txt2img(4, **how)
+    who, own = host.identity(upcoming=True), [*first.sigmas.tolist()]
+    own[1:-1] = [0.8 * sigma for sigma in own[1:-1]]
+    learned = made_up(
+        "ddim", own, learned_sigmas=True, cfg=2.0, model_fingerprint=who.fingerprint,
+        asked_sigmas=tuple(first.sigmas.tolist()),
+    )  # fmt: skip
+    keep(webui, learned)
+    assert "exact table" in now.line(settings) and "no table" in now.line(kept)
+    entry = options.menu()[-1]
+    assert "cannot serve this run" in now.line(kept | {"table": entry})
+    pinned = webui.txt2img(4, **how, dode_options=options.read(entry, 1.0, True)[0])
+    said = pinned.extra_generation_params["D-ODE note"]
+    assert "with Keep the schedule on: it has noise levels of its own" in said
+    without = webui.txt2img(4, **how, dode_options=on)
+    assert params(without)["D-ODE match"] == "uncalibrated"
+    assert without.latent.equal(first.latent)
+
+    profile = stamped_profile(a_profile(), who, 2.0, 0)
+    save_profile(host.library(), profile, who)
+    assert "distilled once" in now.line(kept)
+    image = webui.txt2img(4, **how, dode_options=on)
+    assert params(image)["D-ODE match"] == "profile"
+    assert params(image)[sampling.KEEP] == "True" and accordion.paste_keep(params(image)) is True
+    made = profile.table(sigmas=image.sigmas)
+    assert torch.allclose(made.sigmas, image.sigmas.double())
+    ours = dode.sample(guided(webui, 2.0), image.start, made.sigmas, table=made, disable=True)
+    torch.testing.assert_close(image.latent, ours, rtol=1e-4, atol=1e-4)
+    off = webui.txt2img(4, **how)
+    assert sampling.KEEP not in params(off) and accordion.paste_keep(params(off)) is False
+    assert not off.latent.equal(image.latent)
+    webui.sd_models.model_data.sd_model.sd_checkpoint_info = None  # no sigmas before the first run
+    webui.shared.opts.data["sd_model_checkpoint"] = "model"
+    assert "there is a table for 4 steps" in now.line(settings)
+    assert "there is a table" not in now.line(kept) and "distilled once" in now.line(kept)
+
+
+def test_what_is_no_choice_for_the_schedule_is_said(webui: Host) -> None:
+    chosen, problem = options.read(AUTOMATIC, 1.0, "yes")
+    assert problem == "Keep the schedule is 'yes', not true or false; it is off"
+    assert chosen.keep_schedule is False and chosen.problem == problem
+
+
 def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
     """The part of the schedule that is run, in the host's own count of steps."""
     accordion.build(SimpleNamespace(), True)
@@ -488,7 +539,7 @@ def test_now_of_image_to_image(webui: Host, built: list[Component]) -> None:
     line = of(built, "img2img_dode_now")
     ((show, inputs, (shown,)), *_) = captured.image_widgets[captured.STEPS].changes
     assert shown is line and not captured.widgets
-    values = [set_to.get(each.kind, AUTOMATIC) for each in inputs]
+    values = [set_to.get(each.kind, OURS.get(each.kind)) for each in inputs]
     assert "6 steps at denoise 0.5, cfg 2, Karras: no table" in show(*values)
     sampler = str(set_to[captured.SAMPLER])
     whole = webui.txt2img(6, sampler).sigmas.tolist()
@@ -543,6 +594,7 @@ def test_the_line_of_a_flow_model_is_what_its_run_does(
         settings = {
             "prompt": "a fox", "negative": "", "cfg": 2.0, "width": 64, "height": 64, "steps": 4,
             "scheduler": "Automatic", "sampler": "D-ODE", "distilled_cfg_scale": 3.0, "hires": None,
+            "table": AUTOMATIC, "keep_schedule": False,
         }  # fmt: skip
 
         def said_and_done(**changes: Any) -> tuple[str, str]:
@@ -601,17 +653,7 @@ def test_a_table_and_a_profile_of_a_model_that_is_not_loaded(
 def given_for(inputs: list[Component], values: list[Any]) -> list[Any]:
     """What the host's widgets are set to, for an event that has the menu of tables as well."""
     known = dict(zip(captured.names(), values, strict=False))
-    return [known.get(each.kind, AUTOMATIC) for each in inputs]
-
-
-def a_profile(kind: str = "ve") -> dode.Profile:
-    """Of a closed-form model."""
-    from problems import mixture, randn
-
-    model = mixture(kind, (4, 4, 4), components=3, std=0.6)
-    high, low = (1.0, 0.003) if kind == "flow" else (14.6, 0.03)
-    noise = randn(4, 4, 4, 4, seed=1) * high
-    return dode.calibrate(model, noise, high, low, parametrization=kind)
+    return [known.get(each.kind, OURS.get(each.kind)) for each in inputs]
 
 
 def test_the_list_of_tables(webui: Host, built: list[Component]) -> None:
@@ -804,6 +846,8 @@ def test_pasting_images_of_two_tables_or_of_others(webui: Host, built: list[Comp
     assert "11111111 and a 22222222" in accordion.paste_note(two)
     assert accordion.paste_table({"Steps": "20"}) is None
     assert accordion.paste_scale({"Steps": "20"}) is None
+    assert accordion.paste_keep({"Steps": "20"}) is None
+    assert accordion.paste_keep({sampling.TABLE: "none", sampling.KEEP: "x"}) is False
     assert accordion.paste_note({"Steps": "20"}) == ""
     for bad in ("nan", "1e999", "x", ""):
         assert accordion.paste_scale({sampling.TABLE: "none", sampling.SCALE: bad}) == 1.0
@@ -840,8 +884,9 @@ def test_grid_axes(webui: Host) -> None:
     module = grid_module(webui)
     for _ in range(2):
         grid.add_axes()
-    assert [each.label for each in module.axis_options] == ["Seed", grid.TABLE, grid.SCALE]
-    table, scale = module.axis_options[1:]
+    labels = [each.label for each in module.axis_options]
+    assert labels == ["Seed", grid.TABLE, grid.SCALE, grid.KEEP]
+    table, scale, kept = module.axis_options[1:]
     name = "D-ODE Karras" if webui.kind == "classic" else "D-ODE"
     mine = made_up("deis", webui.txt2img(6, name).sigmas.tolist())
     keep(webui, mine)
@@ -863,6 +908,12 @@ def test_grid_axes(webui: Host) -> None:
     scale.confirm(None, [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match="not from 0 to 2"):
         scale.confirm(None, [3.0])
+    for word, meant in (("Yes", True), ("No", False)):
+        kept.apply(p, word, [])
+        assert options.of_run(p).keep_schedule is meant
+    kept.confirm(None, kept.choices())
+    with pytest.raises(ValueError, match="'maybe'; write Yes or No"):
+        kept.confirm(None, ["maybe"])
 
 
 def test_flag_for_the_folder(webui: Host, tmp_path: Path) -> None:

@@ -296,6 +296,8 @@ def test_loras_in_the_prompt(webui: Host) -> None:
     keep(webui, made_up("ddim", grid(webui), model_fingerprint=f"{mark(webui)} patches:{one}"))
     p = webui.txt2img(6, sampler(webui))
     assert "made with LoRAs" in p.comments[0]
+    assert "exact table: D-DDIM, 6 steps" in p.extra_generation_params["D-ODE note"]
+    assert "closer" not in p.extra_generation_params["D-ODE note"], "measured with the LoRAs"
 
 
 def test_where_guidance_is_left_out_is_part_of_the_model(webui: Host) -> None:

@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from problems import Mixture, mixture
+from problems import Mixture, mixture, randn
 from torch import Tensor
+
+import dode_core as dode
 
 HOSTS = ("a1111", "forge", "reforge", "classic")
 FORGES = ("forge", "reforge", "classic")
@@ -553,3 +555,21 @@ def other_host(folder: Path) -> Host:
     host = install("a1111", folder)
     del host.modules["modules.sd_samplers_kdiffusion"].KDiffusionSampler
     return host
+
+
+def guided(host: Host, cfg: float) -> Any:
+    """The guided denoiser without a host around it, for the prompt of txt2img."""
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        one, base = host.denoise(x, sigma, "a fox"), host.denoise(x, sigma, "")
+        return base + (one - base) * cfg
+
+    return denoiser
+
+
+def a_profile(kind: str = "ve") -> dode.Profile:
+    """Of a closed-form model."""
+    model = mixture(kind, (4, 4, 4), components=3, std=0.6)
+    high, low = (1.0, 0.003) if kind == "flow" else (14.7, 0.029)
+    noise = randn(4, 4, 4, 4, seed=1) * high
+    return dode.calibrate(model, noise, high, low, parametrization=kind)

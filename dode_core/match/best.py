@@ -13,6 +13,11 @@ from ..tables.likeness import Likeness, compare
 from ..tables.table import LambdaTable
 from .resolve import Resolution, brings_sigmas, resolve
 
+KEEP_SCHEDULE = (  # what a user reads of it
+    "On: the noise levels stay those of your schedule, and only the steps between them are "
+    "corrected. Off: where a table has noise levels of its own, which end nearer, those are used."
+)
+
 
 @dataclass(frozen=True)
 class Query:
@@ -56,6 +61,12 @@ class Choice:
     resolution: Resolution
     file: Path | None = None
     doubts: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """What is used, and what it is worth where nothing about it is in doubt; :attr:`note`."""
+        said = self.resolution.message if self.doubts else self.resolution.said
+        return said + self.note
 
     @property
     def note(self) -> str:

@@ -45,6 +45,12 @@ class Resolution:
     message: str
     advice: str = ""  # what would serve, where a table of as many steps would not
     between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
+    worth: str = ""  # how much closer it comes, measured or expected for just such a run
+
+    @property
+    def said(self) -> str:
+        """The message with what it is worth."""
+        return ", ".join(filter(None, [self.message, self.worth]))
 
 
 def resolve(
@@ -89,11 +95,12 @@ def resolve(
     used = _at_cfg(usable, table, cfg)
     stages, rows = _run(used, kind, grid)
     between_cfgs = used is not table
-    message = f"{kind} table: {table.describe()}" + _carried_note(table, kind, grid)
-    message += _cfg_note(table, cfg)
+    message = f"{kind} table: {table.describe(worth=False)}" + _carried_note(table, kind, grid)
+    message += (other_cfg := _cfg_note(table, cfg))
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
-    return Resolution(kind, *how, between_cfgs=between_cfgs)
+    worth = table.worth if kind == "exact" and not other_cfg else ""
+    return Resolution(kind, *how, between_cfgs=between_cfgs, worth=worth)
 
 
 def _run(table: LambdaTable, kind: str, grid: Sequence[float]) -> tuple[list[Stage], list[Row]]:

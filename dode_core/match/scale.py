@@ -20,7 +20,7 @@ def without_look_ahead(resolution: Resolution) -> Resolution:
         return resolution
     first = replace(stages[0], look_ahead=None)
     message = f"{resolution.message}; its look ahead is left out: this guider may follow the steps"
-    return replace(resolution, stages=[first, *stages[1:]], message=message)
+    return replace(resolution, stages=[first, *stages[1:]], message=message, worth="")
 
 
 def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Resolution:
@@ -50,7 +50,7 @@ def scaled(resolution: Resolution, sigmas: Sequence[float], scale: float) -> Res
             grid[i] = max(min(math.exp(moved), grid[i - 1] * (1 - 1e-6)), least)
         stages = table.scheme.stages(grid, _looked(ahead, grid, scale))
     rows = [tuple(scale * value for value in row) for row in resolution.lambdas]
-    return replace(resolution, stages=stages, lambdas=rows)
+    return replace(resolution, stages=stages, lambdas=rows, worth="")
 
 
 def _looked(ahead: LookAhead | None, grid: Sequence[float], scale: float) -> LookAhead | None:

@@ -55,9 +55,10 @@ def distill_checkpoint(
     groups = _groups(loaded, plan, there)
     for steps, solvers in groups.items():
         starts = _starts(loaded, plan, steps)
+        schemes = [_scheme(loaded, plan, solver) for solver in solvers]
         tables = distill_many(
             loaded.model,
-            loaded.noise(plan.samples, seed_for(plan.seed, starts)),
+            loaded.noise(plan.samples, seed_for(plan.seed, starts, schemes)),
             [loaded.sigmas(plan.schedule, n) for n in steps],
             solvers,
             extra_args=loaded.conditions(plan.samples, plan.cfg),
@@ -112,12 +113,16 @@ def _groups(
     return groups
 
 
+def _scheme(loaded: Loaded, plan: Plan, solver: str) -> Scheme:
+    return Scheme.of(solver, loaded.parametrization, plan.columns, plan.gain)
+
+
 def _is_there(
     loaded: Loaded, plan: Plan, solver: str, steps: int, there: Sequence[LambdaTable]
 ) -> bool:
     """Whether one of the tables is what this plan would make."""
     recipe = Recipe(
-        scheme=Scheme.of(solver, loaded.parametrization, plan.columns, plan.gain),
+        scheme=_scheme(loaded, plan, solver),
         grid=loaded.sigmas(plan.schedule, steps).tolist(),
         learn_sigmas=plan.learn_sigmas,
         samples=plan.samples,

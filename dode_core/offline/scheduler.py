@@ -186,7 +186,7 @@ class DodeScheduler:
         self._take(self.serving.resolution(grid))
 
     def _take(self, resolution: Resolution) -> None:
-        self.resolution, self.message = resolution, resolution.message
+        self.resolution, self.message = resolution, resolution.said
         self._keep = history_to_keep(resolution.stages)
 
     def _index(self, timestep: Any) -> int:

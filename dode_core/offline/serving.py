@@ -102,7 +102,8 @@ class FromProfile:
         made = served(self.profile, table, Query(tuple(usual), self.kind, self.cfg))
         at, cfg = self.profile.cfg, self.cfg
         if at is not None and cfg is not None and at != cfg:
-            made = replace(made, message=f"{made.message}; made at cfg {at:g}, this run is {cfg:g}")
+            said = f"{made.message}; made at cfg {at:g}, this run is {cfg:g}"
+            made = replace(made, message=said, worth="")
         return made
 
 

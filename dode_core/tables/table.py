@@ -170,9 +170,9 @@ class LambdaTable:
         plain = get_solver(self.solver).label.removeprefix("D-")
         return parts.worth(self.errors, self.best_peer, plain)
 
-    def describe(self) -> str:
-        """One line for menus and logs."""
-        text = ", ".join(filter(None, [self.title, self.worth]))
+    def describe(self, worth: bool = True) -> str:
+        """One line for menus and logs; what it is worth holds for just what it was measured on."""
+        text = ", ".join(filter(None, [self.title, self.worth if worth else ""]))
         if not self.helps:
             text += " (no improvement found: plain solver)"
         if self.dropped:

@@ -27,6 +27,7 @@ from ...dode_core.fit.teacher import Teacher
 from ...dode_core.methods import default_method, get_method
 from ...dode_core.refining import seed_for
 from ...dode_core.solve.noise import check_sigmas
+from ...dode_core.solve.scheme import Scheme
 from ...dode_core.step_counts import step_counts
 from ...dode_core.tables.table import LambdaTable
 from . import before_work
@@ -118,8 +119,11 @@ def calibrate(
     before_work.check_start(guider.model_patcher, latent, sigmas)
     before_work.check_caches(guider.model_patcher)
     latent = repeat(latent, settings.samples)
-    noise = comfy.sample.prepare_noise(latent, seed_for(settings.seed, settings.start is not None))
-    calibration = DistillSampler(settings, parametrization(guider.model_patcher), live)
+    kind = parametrization(guider.model_patcher)
+    scheme = Scheme(settings.solver, kind, get_method(settings.method).directions)
+    starts = [] if settings.start is None else [settings.start]
+    noise = comfy.sample.prepare_noise(latent, seed_for(settings.seed, starts, [scheme]))
+    calibration = DistillSampler(settings, kind, live)
     sampler = comfy.samplers.KSAMPLER(calibration)
     reserving(guider, settings.batch_size).sample(
         noise, latent, sampler, sigmas, disable_pbar=True, seed=settings.seed

@@ -29,7 +29,7 @@ def tables_of(stored: StoredProfile, grids: Sequence[Tensor], where: str) -> tup
     for grid in grids:
         sigmas, steps = grid.tolist(), len(grid) - 1
         tables.append(table_for(profile, sigmas))
-        words = closer(profile, tables[-1], sigmas).removeprefix(", ")
+        words = closer(profile, tables[-1], sigmas)
         if words and steps not in known:
             expected.append(f"{words} at {steps} steps")
     worth = measured_worth(profile, len(grids[0]) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...dode_core.match.best import KEEP_SCHEDULE
 from .common import Table, advanced, cfg_widget, scheduler_widget, steps_widget
 
 PLAIN, DISTILL = "sample without one", "distil one now"
@@ -43,9 +44,7 @@ def keep_schedule_widget() -> io.Input:
             "keep_schedule",
             default=False,
             optional=True,
-            tooltip="On: the noise levels stay those of your schedule, and only the "
-            "steps between them are corrected. Off: where a table has noise levels "
-            "of its own, which end nearer, those are used.",
+            tooltip=KEEP_SCHEDULE,
         )
     )
 

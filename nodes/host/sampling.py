@@ -87,7 +87,7 @@ def sample_dode(
     resolution = choice.resolution
     if follows_steps(guider):
         resolution = without_look_ahead(resolution)
-    message = resolution.message + choice.note
+    message = replace(choice, resolution=resolution).message
     logging.info("D-ODE: %s", message)
     if say is not None:
         say(message)
