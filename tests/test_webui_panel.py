@@ -572,6 +572,9 @@ def test_now_of_a_flow_model(webui: Host, built: list[Component]) -> None:
     assert now.line(settings).endswith("distilled once for any number of steps.</div>")
     assert "steps; made with distilled cfg 3.5, this run has 5." in now.line(other)
     assert "made at cfg 2, this run uses 4" in now.line(settings | {"cfg": 4.0})
+    save_profile(host.library(), stamped_profile(a_profile(), who, 5.0, 0), who)
+    assert "made at cfg" not in now.line(settings | {"cfg": 4.0})  # both serve it, mixed
+    assert "made at cfg 5, this run uses 6" in now.line(settings | {"cfg": 6.0})
     hires = {"steps": 6, "denoise": 0.5, "distilled_cfg_scale": 5.0}
     said = now.line(settings | {"hires": hires})
     assert "(6 steps at denoise 0.5, cfg 2, distilled cfg 5): distilled once" in said
