@@ -68,7 +68,7 @@ def against_peers(done: Results, problem: str) -> Iterator[list[str]]:
 def all_of_ours(done: Results, problem: str) -> Iterator[list[str]]:
     for key, found in done.items():
         name, nfe, who = key.split("/", 2)
-        if name != problem or who == "peers":
+        if name != problem or "peers" in who:
             continue
         cells = [f"{found[m]:.4g}" if m in found else "" for m in MEASURES]
         fit = f"{found['fit']:.4f} / {found['holdout']:.4f}" if "fit" in found else ""

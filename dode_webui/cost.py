@@ -93,12 +93,24 @@ def choices(request: Request) -> str:
         quick, best = (
             sentence(replace(request, once=False, learn_sigmas=learn)) for learn in (False, True)
         )
-        text = f"Any steps: {once} Quick: {quick}. Best: {best}."
+        text = f"Any steps: {once} Quick: {quick}. Best: {best}.{_halves(request)}"
     except (DodeError, ValueError) as error:
         return str(error)
     if key(request) not in _seconds:
         text += " How long that is here: press Time it, which makes two evaluations."
     return text
+
+
+def _halves(request: Request) -> str:
+    """What is to be said of the count where the settings leave guidance out."""
+    mark = host.unguided_mark()
+    if not mark or request.cfg == 1:
+        return ""
+    where = mark.replace("=", " ").replace("_", " ").replace("+", ", ")
+    text = f" Some evaluations run the model once instead of twice, without guidance ({where})"
+    if "Skip_Early" in mark:  # by the number of the step, and the first is what is timed
+        return f"{text}: where that is the one that Time it times, the others take twice as long."
+    return f"{text}, and take less."
 
 
 def _once(request: Request) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dode_core import shelf
 from dode_core.errors import DodeError
+from dode_core.match import between_cfgs
 from dode_core.match.best import Choice, Query
 from dode_core.tables.identity import Identity, marks
 from dode_core.tables.likeness import compare
@@ -140,7 +141,7 @@ def until_known(settings: dict[str, Any], who: Identity, solver: str | None) -> 
     """
     library, steps = host.library(), settings["steps"]
     profiles = [each.profile for each in shelf.find_profiles(library, who)]
-    once = doubts_of(who, settings, profiles if solver in (None, "ddim") else [])
+    once = doubts_of(who, settings, profiles if solver in (None, "ddim") else [], mixed=True)
     tables = [
         each.table
         for each in library.find(who)
@@ -157,17 +158,30 @@ def until_known(settings: dict[str, Any], who: Identity, solver: str | None) -> 
     return "; ".join([said, *made[0]])
 
 
-def doubts_of(who: Identity, settings: dict[str, Any], made: Sequence[Any]) -> list[list[str]]:
-    """What is to be said of each table or profile for a model, the best first, without sigmas."""
+def doubts_of(
+    who: Identity, settings: dict[str, Any], made: Sequence[Any], mixed: bool = False
+) -> list[list[str]]:
+    """What is to be said of each table or profile for a model, the best first, without sigmas.
+
+    ``mixed``: those whose cfgs enclose the run's serve it together.
+    """
     found, cfg = [], settings["cfg"]
     for each in made:
         ours = marked(who, settings["distilled_cfg_scale"], each.model_fingerprint)
         likeness = compare(ours, each.model_fingerprint)
         far = 0.0 if each.cfg is None else abs(each.cfg - cfg)
-        other = [f"made at cfg {each.cfg:g}, this run uses {cfg:g}"] if far > shelf.SAME_CFG else []
+        known = far <= shelf.SAME_CFG or (mixed and any(enclose(each, o, cfg) for o in made))
+        other = [] if known else [f"made at cfg {each.cfg:g}, this run uses {cfg:g}"]
         if likeness.kind != "refused":
             found.append((likeness.distance, far, [*likeness.doubts, *other]))
     return [doubts for *_, doubts in sorted(found, key=lambda item: item[:2])]
+
+
+def enclose(one: Any, other: Any, cfg: float) -> bool:
+    """Whether two profiles serve a run between their cfgs together."""
+    low, high = sorted((one.cfg or 0.0, other.cfg or 0.0))
+    alike = one.model_fingerprint == other.model_fingerprint
+    return alike and low < cfg < high <= between_cfgs.WIDEST * low
 
 
 def marked(who: Identity, distilled: float | None, theirs: str) -> str:

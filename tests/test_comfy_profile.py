@@ -120,8 +120,18 @@ def test_start_and_end_steps(profiled: ComfyServer) -> None:
 
 def test_it_is_found_again_and_made_for_another_cfg(profiled: ComfyServer) -> None:
     assert "nothing to do" in run(profiled, once(demo(batch=4), steps="9")).text()
-    other = run(profiled, ksampler(demo(), "k", steps=6, cfg=3.0)).log
-    assert "made at cfg 2, this run uses 3" in other
+    other = run(profiled, ksampler(demo(), "k", steps=6, cfg=3.0))
+    assert "made at cfg 2, this run uses 3" in other.log
+    known = profile_files(profiled)
+    run(profiled, once(demo(batch=4), cfg=4.0))
+    (file,) = set(profile_files(profiled)) - set(known)
+    try:  # and between the two a run takes both
+        between = run(profiled, ksampler(demo(), "k", steps=6, cfg=3.0))
+        assert "between the profiles of cfg 2 and 4" in between.log
+        assert "made at cfg" not in between.log
+        assert rms(between.latent("k"), other.latent("k")) > 1e-3
+    finally:
+        file.unlink()
 
 
 def test_a_table_for_just_this_run_comes_first(profiled: ComfyServer) -> None:

@@ -168,8 +168,8 @@ def test_loss_starts_at_one(parametrization: str) -> None:
 
 @pytest.mark.parametrize("parametrization", ["ve", "flow"])
 def test_loss_decreases(parametrization: str) -> None:
-    network, x0 = tiny(parametrization), pictures(64)
-    labels = torch.randint(0, NO_CLASS + 1, (64,))
+    network, x0 = tiny(parametrization), pictures(16)
+    labels = torch.randint(0, NO_CLASS + 1, (16,))
 
     def loss(seed: int) -> Tensor:
         torch.manual_seed(seed)

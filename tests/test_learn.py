@@ -58,8 +58,9 @@ def test_dense_output_is_the_exact_solution(parametrization: str) -> None:
     fine = dense_grid(grid[0], grid[-2], parametrization, 60)
     trajectory = dense_teacher(model, State.begin(x), fine, parametrization)
     between = [math.sqrt(a * b) for a, b in zip(fine[:-2], fine[1:-1], strict=True)]
-    for sigma in [*fine[1:-1:7], *between[::7]]:
-        expected = solve(model, x, grid[0], sigma)
+    expected, last = x, grid[0]
+    for sigma in sorted([*fine[1:-1:7], *between[::7]], reverse=True):
+        expected, last = solve(model, expected, last, sigma, steps=60), sigma
         assert rms(trajectory.at(sigma) - expected) < 2e-3 * rms(expected)
     assert trajectory.at(fine[5]) is trajectory.x[5] and trajectory.at(0) is trajectory.final
     for outside in (2 * fine[0], 0.5 * fine[-2]):

@@ -28,17 +28,22 @@ def profile(kind: str = "ve") -> dode.Profile:
     return dode.calibrate(model, noise(high=high), high, low, parametrization=kind)
 
 
+@cache
+def unseen() -> tuple[torch.Tensor, torch.Tensor]:
+    """32 noises that no calibration saw, and what they become."""
+    model, x, low = mixture("ve", SHAPE, components=4, std=0.6), noise(32, 5), 1e-3
+    return x, model(y := solve(model, x, HIGH, low), y.new_full((len(y),), low))
+
+
 def errors(
     table: dode.LambdaTable | None, sigmas: torch.Tensor, solver: str | None = None
 ) -> tuple[float, float]:
-    """Median and RMS of the final errors of 32 noises that no calibration saw.
+    """Median and RMS of the final errors of :func:`unseen` noises.
 
     One of them lies where two of the mixture's components part: whatever the sampler, its error is
     about 1 on most grids, and the RMS tells little else.
     """
-    model, x = mixture("ve", SHAPE, components=4, std=0.6), noise(32, 5)
-    low = 1e-3
-    exact = model(y := solve(model, x, HIGH, low), y.new_full((len(y),), low))
+    model, (x, exact) = mixture("ve", SHAPE, components=4, std=0.6), unseen()
     how = {"disable": True, "parametrization": "ve"}
     off = dode.sample(model, x, sigmas, table=table, solver=solver, **how) - exact
     each = off.square().flatten(1).mean(1).sqrt()
@@ -48,23 +53,26 @@ def errors(
 FORKS = pytest.mark.xfail(reason="forks, docs/benchmarks.md: not yet caught", strict=True)
 
 
-def plain_errors(grids: list[torch.Tensor]) -> list[tuple[float, float]]:
-    solvers = ("ddim", "ipndm", "deis", "dpmpp_2m")
-    return [errors(None, grid, solver) for grid in grids for solver in solvers]
+@cache
+def plain_errors(steps: int, only: int | None = None) -> list[tuple[float, float]]:
+    """Those of every plain solver on the grids of so many steps, or on one of them."""
+    solvers, grids = ("ddim", "ipndm", "deis", "dpmpp_2m"), _padded(steps)
+    some = grids if only is None else [grids[only]]
+    return [errors(None, grid, solver) for grid in some for solver in solvers]
 
 
 @pytest.mark.parametrize("steps", [3, 5, 8])
 def test_own_sigmas_beat_the_plain_solvers(steps: int) -> None:
     table = profile().table(steps)
     assert table.steps == steps and table.sigmas[0] == HIGH and table.sigmas[-1] == 0
-    plain = [median for median, _ in plain_errors(_padded(steps))]
+    plain = [median for median, _ in plain_errors(steps)]
     assert errors(table, table.sigmas)[0] < 0.7 * min(plain)
 
 
 @pytest.mark.parametrize("steps", [3, 5, pytest.param(8, marks=FORKS)])
 def test_no_more_samples_go_elsewhere(steps: int) -> None:
     table = profile().table(steps)
-    plain = [whole for _, whole in plain_errors(_padded(steps))]
+    plain = [whole for _, whole in plain_errors(steps)]
     assert errors(table, table.sigmas)[1] < min(plain)
 
 
@@ -96,11 +104,11 @@ def test_partial_run_from_a_start() -> None:
 
 
 def test_rows_for_a_given_grid() -> None:
-    grid = torch.cat([_grids(6)[1], torch.zeros(1, dtype=torch.float64)])
+    grid = _padded(6)[1]
     table = profile().table(sigmas=grid)
     assert torch.equal(table.sigmas, grid)
     assert not table.learned_sigmas
-    plain = [median for median, _ in plain_errors([grid])]
+    plain = [median for median, _ in plain_errors(6, 1)]
     assert errors(table, grid)[0] < 0.7 * min(plain)
 
 
@@ -108,7 +116,7 @@ def test_rows_for_a_given_grid() -> None:
 def test_no_more_samples_go_elsewhere_on_a_given_grid() -> None:
     grid = _padded(6)[1]
     assert errors(profile().table(sigmas=grid), grid)[1] < min(
-        whole for _, whole in plain_errors([grid])
+        whole for _, whole in plain_errors(6, 1)
     )
 
 

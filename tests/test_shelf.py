@@ -125,6 +125,7 @@ def test_between_two_cfgs_the_tables_of_both_profiles_are_mixed(
             )
             if a.look_ahead is not None and not keep_schedule:
                 assert table.look_ahead is not None
+    keep(tmp_path, other, model, 13.0)  # more than three times the next
     for asked in (1.0, 5.0):
         assert "made at cfg" in chosen(tmp_path, model, query(6, asked)).doubts[0]
     assert chosen(tmp_path, model, query(6, 4.0)).resolution.message.startswith("profile: 6 steps")

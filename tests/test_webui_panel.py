@@ -307,6 +307,31 @@ def test_the_cost_is_known_before_the_click(webui: Host, built: list[Component])
     assert "multiples of 8" in line(*VALUES, *TXT2IMG[:3], 100, *TXT2IMG[4:])
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ""),
+        (
+            {"s_min_uncond": 4.0, "s_min_uncond_all": True},
+            "without guidance (NGMS 4, all steps), and take less.",
+        ),
+        (
+            {"skip_early_cond": 0.25},
+            "(Skip Early CFG 0.25): where that is the one that Time it times, the others",
+        ),
+    ],
+)
+def test_evaluations_without_guidance_are_named(
+    settings: dict[str, Any], expected: str, webui: Host, built: list[Component]
+) -> None:
+    """An evaluation is counted as one, whether it takes two passes or one."""
+    tab(webui, built)
+    ((line, _, _),) = of(built, "dode_samples").changes
+    webui.shared.opts.data |= settings
+    said = line(*VALUES, *TXT2IMG)
+    assert expected in said and ("without guidance" in said) == bool(settings)
+
+
 def test_now(webui: Host, built: list[Component]) -> None:
     """Exact, carried over, none; another sampling method; before a model is loaded."""
     set_up(webui)
@@ -547,6 +572,9 @@ def test_now_of_a_flow_model(webui: Host, built: list[Component]) -> None:
     assert now.line(settings).endswith("distilled once for any number of steps.</div>")
     assert "steps; made with distilled cfg 3.5, this run has 5." in now.line(other)
     assert "made at cfg 2, this run uses 4" in now.line(settings | {"cfg": 4.0})
+    save_profile(host.library(), stamped_profile(a_profile(), who, 5.0, 0), who)
+    assert "made at cfg" not in now.line(settings | {"cfg": 4.0})  # both serve it, mixed
+    assert "made at cfg 5, this run uses 6" in now.line(settings | {"cfg": 6.0})
     hires = {"steps": 6, "denoise": 0.5, "distilled_cfg_scale": 5.0}
     said = now.line(settings | {"hires": hires})
     assert "(6 steps at denoise 0.5, cfg 2, distilled cfg 5): distilled once" in said

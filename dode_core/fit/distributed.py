@@ -144,14 +144,15 @@ def all_well() -> None:
 
 
 @contextlib.contextmanager
-def ranks(backend: str = "gloo") -> Iterator[None]:
+def ranks(backend: str = "gloo", even_alone: bool = False) -> Iterator[None]:
     """Join the processes that torchrun started; alone, nothing changes.
 
     ``backend``: gloo exchanges on the CPU, whatever the models run on; nccl on the GPUs. An error
-    in here is told to the others, which then raise :class:`LostRankError`.
+    in here is told to the others, which then raise :class:`LostRankError`. ``even_alone``: one
+    process exchanges with itself, which shows on one GPU that a backend works.
     """
     global _group
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 and not even_alone:
         yield
         return
     import torch.distributed as dist

@@ -14,6 +14,7 @@ from ..tables.table import LambdaTable
 
 SAME_CFG = 0.005
 MAX_RELATIVES = 3
+WIDEST = 3.0  # the higher cfg by the lower of two profiles: from 1 to 5 a mixture was worse
 MAX_SHIFT = 0.5  # of the gap to its neighbour: further apart, learned nodes are other solutions
 
 
@@ -65,15 +66,17 @@ def _mixed(
 
 
 def mixed(a: LambdaTable, b: LambdaTable, cfg: float) -> LambdaTable | None:
-    """What two profiles make of one run at a cfg between theirs; None where they are not alike.
+    """What two profiles make of one run at a cfg between theirs; None where they are not alike, or
+    their cfgs lie too far apart.
 
     A line in every lambda and inner sigma. Unlike tables that were learned apart, those of
     profiles were measured to mix also where their sigmas lie apart (docs/benchmarks.md).
     """
     sizes = [len(table.look_ahead.mean) if table.look_ahead else None for table in (a, b)]
     alike = a.scheme == b.scheme and a.lambdas.shape == b.lambdas.shape and sizes[0] == sizes[1]
-    if not alike or not (a.lambdas.any() and b.lambdas.any()):
-        return None  # one of them is built-in rows
+    low, high = sorted((a.cfg or 0.0, b.cfg or 0.0))
+    if not alike or high > WIDEST * low or not (a.lambdas.any() and b.lambdas.any()):
+        return None  # without lambdas: built-in rows
     return _mixed([a, b], a, cfg, far=True)
 
 
