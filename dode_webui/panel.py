@@ -73,8 +73,8 @@ def controls(gr: Any) -> tuple[list[Any], Any]:
     """
     gr.Markdown(
         "Makes few steps of the loaded checkpoint end nearer to its many-step images. Once for "
-        "each cfg that you use, or two that they lie between; prompt, size, cfg, schedule and shift "
-        "are those of the txt2img tab."
+        "each cfg that you use, or two that they lie between; prompt, size, cfg, schedule and "
+        "shift are those of the txt2img tab."
     )
     with gr.Row():
         steps = gr.Textbox(
