@@ -48,12 +48,7 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
             info="0 is the plain solver, 1 the table.",
             elem_id=f"{tab}_dode_scale",
         )
-        keep = gr.Checkbox(
-            label=options.KEEP_LABEL,
-            value=False,
-            info=KEEP_SCHEDULE,
-            elem_id=f"{tab}_dode_keep_schedule",
-        )
+        keep = keep_box(gr, tab)
         pasted = gr.Markdown("", elem_id=f"{tab}_dode_pasted")
         controls = None if is_img2img else distill_controls(gr)
         refresh.click(
@@ -75,6 +70,16 @@ def build(script: Any, is_img2img: bool) -> list[Any]:
     ]  # fmt: skip
     script.paste_field_names = []
     return [table, scale, keep]
+
+
+def keep_box(gr: Any, tab: str) -> Any:
+    """Whether the run stays on its own noise levels."""
+    return gr.Checkbox(
+        label=options.KEEP_LABEL,
+        value=False,
+        info=KEEP_SCHEDULE,
+        elem_id=f"{tab}_dode_keep_schedule",
+    )
 
 
 def distill_controls(gr: Any) -> tuple[tuple[Any, Any], Any, Any]:
