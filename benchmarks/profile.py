@@ -153,13 +153,14 @@ def save(key: str, found: Any) -> None:
     add_result(PATH, key, found)
 
 
-def peers(name: str, steps: int) -> list[float] | None:
+def peers(name: str, steps: int, noises: int = 64) -> list[float] | None:
     """The best built-in sampler's RMS and median, each in hindsight.
 
-    On the same 64 noises where all of them were run on those, on 256 elsewhere.
+    On the same noises as ours: 256, or the first 64 where all of them were run on those. Where they
+    were not, on 256, which a few samples that go elsewhere make another RMS.
     """
     known = few_step()
-    found = known.get(f"{name}/{steps}/{ALL_PEERS}", {})
+    found = known.get(f"{name}/{steps}/{ALL_PEERS}", {}) if noises == 64 else {}
     for who in () if found else PEERS:
         found = found | known.get(f"{name}/{steps}/{who}", {})
     if not found:
@@ -175,7 +176,7 @@ def report() -> None:
         if setting == USUAL:
             continue
         kind = "part" if " from " in run else "whole"
-        other = job.get("built-in") or peers(name, int(run))
+        other = job.get("built-in") or peers(name, int(run), job["noises"])
         cells = [f"{job['rms']:.4f} / {job['median']:.4f}", f"{job['expected']:.4f}"]
         ratio = ""  # of a count that no built-in sampler was run at
         if other is not None:
