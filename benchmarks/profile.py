@@ -40,7 +40,7 @@ USUAL, USUAL_COUNTS = "usual", (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40)
 COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 PART_COUNTS = (3, 4, 6, 8)
 BUILT_IN = ("ddim", "ipndm", "deis", "dpmpp_2m")  # of partial runs; whole runs have the real peers
-BATCH = 32
+BATCH, FEW = 32, 64  # FEW: noises of most of the results
 
 
 @cache
@@ -153,14 +153,20 @@ def save(key: str, found: Any) -> None:
     add_result(PATH, key, found)
 
 
-def peers(name: str, steps: int, noises: int = 64) -> list[float] | None:
+def kept_as(name: str, setting: str, run: object, noises: int) -> str:
+    """The key of a job; results of 64 noises stand beside those of more."""
+    more = "" if noises == FEW else f", {noises} noises"
+    return f"{name}/{setting}{more}/{run}"
+
+
+def peers(name: str, steps: int, noises: int = FEW) -> list[float] | None:
     """The best built-in sampler's RMS and median, each in hindsight.
 
     On the same noises as ours: 256, or the first 64 where all of them were run on those. Where they
     were not, on 256, which a few samples that go elsewhere make another RMS.
     """
     known = few_step()
-    found = known.get(f"{name}/{steps}/{ALL_PEERS}", {}) if noises == 64 else {}
+    found = known.get(f"{name}/{steps}/{ALL_PEERS}", {}) if noises == FEW else {}
     for who in () if found else PEERS:
         found = found | known.get(f"{name}/{steps}/{who}", {})
     if not found:
@@ -173,7 +179,7 @@ def report() -> None:
     rows, ratios = [], {}
     for key, job in load().items():
         name, setting, run = key.split("/")
-        if setting == USUAL:
+        if setting.startswith(USUAL):
             continue
         kind = "part" if " from " in run else "whole"
         other = job.get("built-in") or peers(name, int(run), job["noises"])
@@ -195,8 +201,8 @@ def instead() -> None:
     found, rows = load(), []
     for key, job in found.items():
         name, setting, run = key.split("/")
-        plain = {n: found.get(f"{name}/{USUAL}/{n}") for n in USUAL_COUNTS}
-        if setting == USUAL or not run.isdigit() or not any(plain.values()):
+        plain = {n: found.get(kept_as(name, USUAL, n, job["noises"])) for n in USUAL_COUNTS}
+        if setting.startswith(USUAL) or not run.isdigit() or not any(plain.values()):
             continue
         cells = []
         for measure in ("rms", "median"):
@@ -221,15 +227,16 @@ def main(arguments: Sequence[str] = ()) -> None:
     for name, setting in jobs:
         if setting == USUAL:
             for steps in USUAL_COUNTS:
-                if (key := f"{name}/{USUAL}/{steps}") not in load():
+                if (key := kept_as(name, USUAL, steps, args.noises)) not in load():
                     save(key, usual(name, steps, args.noises))
             continue
         for steps in args.counts:
-            if (key := f"{name}/{setting}/{steps}") not in load():
+            if (key := kept_as(name, setting, steps, args.noises)) not in load():
                 save(key, whole(name, setting, steps, args.noises))
         for start in STARTS[PROBLEMS[name].parametrization]:
             for steps in args.parts:
-                if (key := f"{name}/{setting}/{steps} from {start:g}") not in load():
+                run = f"{steps} from {start:g}"
+                if (key := kept_as(name, setting, run, args.noises)) not in load():
                     save(key, part(name, setting, start, steps, args.noises))
     report()
     instead()
