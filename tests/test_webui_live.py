@@ -360,7 +360,12 @@ def test_generate_and_paste_in_the_browser(page: Any, tables: list[dict[str, Any
 
 
 def paste(page: Any, infotext: str) -> None:
-    """Read generation parameters from the prompt, as the arrow button does."""
+    """Read generation parameters from the prompt, as the arrow button does.
+
+    Classic keeps that button off while there is a negative prompt.
+    """
+    page.fill("#txt2img_neg_prompt textarea", "")
+    page.locator("#txt2img_neg_prompt textarea").press("Tab")
     page.fill("#txt2img_prompt textarea", infotext)
     page.locator("#txt2img_prompt textarea").press("Tab")
     page.click("#paste")
