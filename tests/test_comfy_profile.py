@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def profile_files(server: ComfyServer) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def profiled(comfy_server: ComfyServer) -> ComfyServer:
+def profiled(comfy_server: ComfyServer) -> Iterator[ComfyServer]:
     """A server on which the demo model was distilled once."""
     for file in (*table_files(comfy_server), *profile_files(comfy_server)):
         file.unlink()
@@ -56,7 +57,9 @@ def profiled(comfy_server: ComfyServer) -> ComfyServer:
     assert "measured" in report and "lambda" not in report
     (file,) = profile_files(comfy_server)
     assert dode.Profile.load(file).cfg == 2.0
-    return comfy_server
+    yield comfy_server
+    for file in profile_files(comfy_server):  # or it serves the tests of the next file
+        file.unlink()
 
 
 def advanced(source: Source, key: str, sampler: str, **settings: object) -> dict:
