@@ -20,7 +20,7 @@ from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
 from .problems import PROBLEMS, Problem
-from .profile import BUDGETS, SAMPLES, SEED, errors
+from .profile import calibrated, errors
 from .references import reference
 
 PATH = RESULTS / "between.json"
@@ -36,12 +36,7 @@ def at(kind: str, cfg: float) -> Problem:
 
 @cache
 def profile(kind: str, cfg: float) -> dode.Profile:
-    problem = at(kind, cfg)
-    x, args = problem.noise(SAMPLES, SEED)
-    how = {"extra_args": args, "parametrization": problem.parametrization}
-    return dode.calibrate(
-        problem.model, x, problem.high, problem.low, budget=BUDGETS["quick"], **how
-    )
+    return calibrated(at(kind, cfg))
 
 
 def compared(

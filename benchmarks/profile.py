@@ -34,8 +34,7 @@ from .references import STARTS, reference
 
 PATH = RESULTS / "profile.json"
 SAMPLES, SEED = 16, 1
-BUDGETS = {"quick": 64, "best": 300, "eight samples": 64}
-FEWER = {"eight samples": 8}
+BUDGETS = {"quick": 64, "best": 300}
 USUAL, USUAL_COUNTS = "usual", (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40)
 COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 PART_COUNTS = (3, 4, 6, 8)
@@ -46,10 +45,13 @@ BATCH, FEW = 32, 64  # FEW: noises of most of the results
 @cache
 def made(name: str, setting: str) -> tuple[dode.Profile, float]:
     """The problem's profile, and the seconds that it took."""
-    problem = PROBLEMS[name]
-    x, args = problem.noise(FEWER.get(setting, SAMPLES), SEED)
     began = time.perf_counter()
-    found = dode.calibrate(
+    return calibrated(PROBLEMS[name], setting), time.perf_counter() - began
+
+
+def calibrated(problem: Problem, setting: str = "quick") -> dode.Profile:
+    x, args = problem.noise(SAMPLES, SEED)
+    return dode.calibrate(
         problem.model,
         x,
         problem.high,
@@ -58,7 +60,6 @@ def made(name: str, setting: str) -> tuple[dode.Profile, float]:
         parametrization=problem.parametrization,
         budget=BUDGETS[setting],
     )
-    return found, time.perf_counter() - began
 
 
 def errors(problem: Problem, begin: Tensor, final: Tensor, sigmas: Any, **how: Any) -> list[float]:
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="profile")
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     settings = [*BUDGETS, USUAL]
-    parser.add_argument("--settings", nargs="+", choices=settings, default=["quick", "best", USUAL])
+    parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
     parser.add_argument("--parts", nargs="*", type=int, default=list(PART_COUNTS))
     parser.add_argument("--noises", type=int, default=256)

@@ -17,10 +17,9 @@ import dode_core as dode
 from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
-from .problems import PROBLEMS, Problem
-from .profile import BUDGETS, SAMPLES, SEED, errors
+from .profile import calibrated, errors
 from .references import reference
-from .refine import OnePrompt
+from .refine import of_prompt
 
 PATH = RESULTS / "prompts.json"
 NAMES = ("EDM, cfg 3", "EDM, cfg 7")
@@ -28,28 +27,9 @@ PROMPTS = (None, 3, 7)  # None: all of them in turn
 COUNTS = (6, 8)
 
 
-def of_prompt(name: str, prompt: int | None) -> Problem:
-    """The problem with one label, or with all."""
-    known = PROBLEMS[name]
-    if prompt is None:
-        return known
-    how = known.parametrization, known.cfg, known.weights, prompt
-    return OnePrompt(f"{name}, prompt {prompt}", *how)
-
-
 @cache
 def profile(name: str, prompt: int | None) -> dode.Profile:
-    problem = of_prompt(name, prompt)
-    x, args = problem.noise(SAMPLES, SEED)
-    return dode.calibrate(
-        problem.model,
-        x,
-        problem.high,
-        problem.low,
-        extra_args=args,
-        parametrization=problem.parametrization,
-        budget=BUDGETS["quick"],
-    )
+    return calibrated(of_prompt(name, prompt))
 
 
 def measured(name: str, made: int | None, run: int | None, steps: int, noises: int) -> list[float]:

@@ -47,15 +47,21 @@ class OnePrompt(Problem):
         return x, args | {"labels": torch.full_like(args["labels"], self.label)}
 
 
+def of_prompt(name: str, prompt: int | None) -> Problem:
+    """The problem with one label, or with all."""
+    known = PROBLEMS[name]
+    if prompt is None:
+        return known
+    how = known.parametrization, known.cfg, known.weights, prompt
+    return OnePrompt(f"{name}, prompt {prompt}", *how)
+
+
 def refined(name: str, steps: int, noises: int, label: int | None = None) -> dict[str, Any]:
     """The profile's own run, and what learning makes of it; on noises that neither saw.
 
     With a ``label`` the profile is the general one, and learning and measuring have only that.
     """
-    problem = PROBLEMS[name]
-    if label is not None:
-        more = problem.parametrization, problem.cfg, problem.weights, label
-        problem = OnePrompt(f"{name}, prompt {label}", *more)
+    problem = of_prompt(name, label)
     known = reference(problem, noises)
     profile, _ = made(name, "quick")
     begun = profile.table_of(profile.plan(steps))
