@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import DodeError, SigmasError
 from .match.best import Choice, Query, first_of
-from .match.between_cfgs import SAME_CFG, mixed
+from .match.between_cfgs import SAME_CFG, cfg_note, mixed
 from .match.resolve import Resolution
 from .response.profile import SUFFIX, Profile
 from .tables.identity import Identity, digest
@@ -184,7 +184,7 @@ def serve(
             between, other = _between(each.profile, table, alike, query)
             if between is not None:
                 return Choice(served(each.profile, between, query, other), each.file, doubts), ""
-            doubts = (*doubts, f"made at cfg {each.profile.cfg:g}, this run uses {query.cfg:g}")
+            doubts = (*doubts, cfg_note(each.profile.cfg, query.cfg))
         return Choice(served(each.profile, table, query), each.file, doubts), ""
     return None, why
 

@@ -11,6 +11,7 @@ from dode_core import shelf
 from dode_core.errors import DodeError
 from dode_core.match import between_cfgs
 from dode_core.match.best import Choice, Query
+from dode_core.match.resolve import Resolution
 from dode_core.tables.identity import Identity, marks
 from dode_core.tables.likeness import compare
 
@@ -79,10 +80,16 @@ def described(found: Choice | str) -> str:
         return found
     if found.resolution.table is None:
         return ""
-    between = " between two cfgs" if found.resolution.between_cfgs else ""
-    kind = WORDS.get(found.resolution.kind, "table")
-    worth = "" if found.doubts else found.resolution.worth
-    return "; ".join(filter(None, [f"{kind}{between}", worth, *found.doubts]))
+    return described_run(found.resolution, found.doubts)
+
+
+def described_run(run: Resolution, doubts: Sequence[str] = ()) -> str:
+    """What a run uses, whether it was made for its cfg, what it is worth, and what is doubted."""
+    kind = WORDS.get(run.kind, "table")
+    kind += " between two cfgs" if run.between_cfgs else ""
+    other = "" if run.between_cfgs else run.cfg_note
+    worth = "" if doubts else run.worth
+    return "; ".join(filter(None, [kind, other, worth, *doubts]))
 
 
 def nothing(found: Choice | str) -> str:
@@ -170,10 +177,10 @@ def doubts_of(
         ours = marked(who, settings["distilled_cfg_scale"], each.model_fingerprint)
         likeness = compare(ours, each.model_fingerprint)
         far = 0.0 if each.cfg is None else abs(each.cfg - cfg)
-        known = far <= shelf.SAME_CFG or (mixed and any(enclose(each, o, cfg) for o in made))
-        other = [] if known else [f"made at cfg {each.cfg:g}, this run uses {cfg:g}"]
+        both = mixed and any(enclose(each, other, cfg) for other in made)
+        note = "" if both else between_cfgs.cfg_note(each.cfg, cfg)
         if likeness.kind != "refused":
-            found.append((likeness.distance, far, [*likeness.doubts, *other]))
+            found.append((likeness.distance, far, [*likeness.doubts, *filter(None, [note])]))
     return [doubts for *_, doubts in sorted(found, key=lambda item: item[:2])]
 
 
@@ -205,4 +212,4 @@ def of_chosen(table: str, query: Query | None) -> str:
     used, _ = sampling.pinned(table, query)
     if used is None:
         return "the chosen table cannot serve this run; what is automatic is used"
-    return f"the chosen table ({WORDS.get(used.resolution.kind, used.resolution.kind)})"
+    return f"the chosen table ({described_run(used.resolution)})"

@@ -341,8 +341,11 @@ def test_now(webui: Host, built: list[Component]) -> None:
     sigmas = webui.txt2img(6, name).sigmas.tolist()
     mark = f"file:{file_fingerprint(webui.checkpoint)}"
     keep(webui, made_up("ddim", sigmas, model_fingerprint=mark, cfg=2.0))
-    assert "6 steps, cfg 2" in now.line(settings) and "exact table" in now.line(settings)
+    assert "6 steps, cfg 2" in now.line(settings) and "exact table." in now.line(settings)
+    assert "exact table; made at cfg 2, this run uses 5." in now.line(settings | {"cfg": 5.0})
     assert "carried over" in now.line(settings | {"steps": 5})
+    keep(webui, made_up("ddim", sigmas, model_fingerprint=mark, cfg=5.0))
+    assert "exact table between two cfgs." in now.line(settings | {"cfg": 4.0})
     assert "no table" in now.line(settings | {"steps": 20})
     assert "now that is &lt;Euler a&gt;" in now.line(settings | {"sampler": "<Euler a>"})
     webui.sd_models.model_data.sd_model = SimpleNamespace()  # as Forge before the first run

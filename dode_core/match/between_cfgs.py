@@ -18,6 +18,13 @@ WIDEST = 3.0  # the higher cfg by the lower of two profiles: from 1 to 5 a mixtu
 MAX_SHIFT = 0.5  # of the gap to its neighbour: further apart, learned nodes are other solutions
 
 
+def cfg_note(made: float | None, asked: float | None) -> str:
+    """What is to be said where a run's cfg is not the one that something was made at; else ""."""
+    if made is None or asked is None or abs(made - asked) <= SAME_CFG:
+        return ""
+    return f"made at cfg {made:g}, this run uses {asked:g}"
+
+
 def between(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float) -> LambdaTable | None:
     """``table`` at a cfg that nobody calibrated, or None where its relatives do not enclose it.
 

@@ -17,7 +17,7 @@ from ..solve.noise import check_sigmas, same_sigmas
 from ..solve.solvers import get_solver
 from ..solve.stages import Row, Stage
 from ..tables.table import LambdaTable
-from .between_cfgs import SAME_CFG, between
+from .between_cfgs import SAME_CFG, between, cfg_note
 from .lambdas import from_the_first, interpolated, natural, sliced
 
 UNCALIBRATED_SOLVER = "dpmpp_2m"  # what a run without any table falls back to
@@ -46,6 +46,7 @@ class Resolution:
     advice: str = ""  # what would serve, where a table of as many steps would not
     between_cfgs: bool = False  # lambdas of several tables, mixed for this run's cfg
     worth: str = ""  # how much closer it comes, measured or expected for just such a run
+    cfg_note: str = ""  # that its table was made at another cfg, in words
 
     @property
     def said(self) -> str:
@@ -96,11 +97,11 @@ def resolve(
     stages, rows = _run(used, kind, grid)
     between_cfgs = used is not table
     message = f"{kind} table: {table.describe(worth=False)}" + _carried_note(table, kind, grid)
-    message += (other_cfg := _cfg_note(table, cfg))
+    message += f"; it was {other}" if (other := cfg_note(table.cfg, cfg)) else ""
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
-    worth = table.worth if kind == "exact" and not other_cfg else ""
-    return Resolution(kind, *how, between_cfgs=between_cfgs, worth=worth)
+    worth = table.worth if kind == "exact" and not other else ""
+    return Resolution(kind, *how, between_cfgs=between_cfgs, worth=worth, cfg_note=other)
 
 
 def _run(table: LambdaTable, kind: str, grid: Sequence[float]) -> tuple[list[Stage], list[Row]]:
@@ -242,8 +243,3 @@ def _at_cfg(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float | None
         return table
     return between(tables, table, cfg) or table
 
-
-def _cfg_note(table: LambdaTable, cfg: float | None) -> str:
-    if cfg is None or table.cfg is None or abs(table.cfg - cfg) < SAME_CFG:
-        return ""
-    return f"; it was made at cfg {table.cfg:g}, this run uses {cfg:g}"
