@@ -341,7 +341,7 @@ def test_now(webui: Host, built: list[Component]) -> None:
     sigmas = webui.txt2img(6, name).sigmas.tolist()
     mark = f"file:{file_fingerprint(webui.checkpoint)}"
     keep(webui, made_up("ddim", sigmas, model_fingerprint=mark, cfg=2.0))
-    assert "6 steps, cfg 2" in now.line(settings) and "exact table." in now.line(settings)
+    assert "6 steps, cfg 2" in now.line(settings) and "exact table; 50%" in now.line(settings)
     assert "exact table; made at cfg 2, this run uses 5." in now.line(settings | {"cfg": 5.0})
     assert "carried over" in now.line(settings | {"steps": 5})
     keep(webui, made_up("ddim", sigmas, model_fingerprint=mark, cfg=5.0))

@@ -242,4 +242,3 @@ def _at_cfg(tables: Sequence[LambdaTable], table: LambdaTable, cfg: float | None
     if cfg is None or table.cfg is None or abs(table.cfg - cfg) < SAME_CFG:
         return table
     return between(tables, table, cfg) or table
-
