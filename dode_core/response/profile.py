@@ -19,7 +19,7 @@ from ..tables import files
 from ..tables.fields import OF_PROFILE, Errors
 from ..tables.table import LambdaTable
 from ..version import PROGRAM
-from .built_in import best_built_in
+from .built_in import best_built_in, is_nearer
 from .design import Designer
 from .measured import Measured, compared, nearest
 from .model import Response
@@ -124,12 +124,13 @@ class Profile:
         What is expected of a run that was chosen for its expectation is too low; of built-in rows,
         which were not, less so.
         """
-        found = nearest(self.measured, table.steps, self._is_whole(table))
+        found = nearest(self.measured, table.steps, self.is_whole(table))
         if found is None:
             return 1.0
         return found.optimism if bool(table.lambdas.any()) else found.built_in_optimism
 
-    def _is_whole(self, table: LambdaTable) -> bool:
+    def is_whole(self, table: LambdaTable) -> bool:
+        """Whether a table's run begins at pure noise."""
         return float(table.sigmas[0]) > self.sigma_max * (1 - 1e-3)
 
     def plan(self, steps: int, start: float | None = None) -> Plan:
@@ -161,7 +162,7 @@ class Profile:
 
     def _cached(self, key: tuple[Any, ...]) -> LambdaTable:
         if key not in self._made:
-            table = self._known(key) if key[0] == "own" else None
+            table = self.known(*key[1:]) if key[0] == "own" else None
             self._made[key] = self._make(key) if table is None else table
         about = {
             name: getattr(self, name)
@@ -169,9 +170,8 @@ class Profile:
         }
         return replace(self._made[key], **about)
 
-    def _known(self, key: tuple[Any, ...]) -> LambdaTable | None:
-        """A table of the calibration's for this run."""
-        _, steps, start = key
+    def known(self, steps: int, start: float | None) -> LambdaTable | None:
+        """The table that the calibration left for this run, if any."""
         first = self.sigma_max if start is None else start
         for table in self.tables:
             begins = float(table.sigmas[0])
@@ -189,16 +189,7 @@ class Profile:
         if given is None and compared(self.measured, *key[1:]):
             return table  # where built-in rows ended nearer, theirs is among the known ones
         other = best_built_in(self, plan, given)
-        return table if other is None or not self._prefers(other, table) else other
-
-    def _prefers(self, other: LambdaTable, table: LambdaTable) -> bool:
-        """Whether built-in rows should end nearer, by what both did where both were run."""
-        if other.errors is None or table.errors is None:
-            return False
-        both = [each for each in self.measured if each.built_in is not None]
-        found = nearest(both, table.steps, self._is_whole(table))
-        ours, theirs = (found.optimism, found.built_in_optimism) if found else (1.0, 1.0)
-        return other.errors.distilled_fit * theirs <= table.errors.distilled_fit * ours
+        return other if other is not None and is_nearer(self, other, table) else table
 
     def table_of(self, plan: Plan, learned: bool = True) -> LambdaTable:
         """A plan as a table; ``learned`` sigmas are its own."""
