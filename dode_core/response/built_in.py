@@ -5,33 +5,33 @@ The rows of ``ddim``, ``ipndm``, ``deis`` and ``dpmpp_2m`` on the grids that peo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import DodeError
-from ..solve.noise import from_minus_log_snr, minus_log_snr
-from ..solve.schedules import exponential, karras
 from ..solve.scheme import Scheme
 from ..tables.fields import OF_PROFILE, Errors
 from ..tables.table import LambdaTable
 from .measured import nearest
 from .simulate import Plan
+from .usual import usual_grids
 
 if TYPE_CHECKING:
     from .profile import Profile
 
 SOLVERS = ("ddim", "ipndm", "deis", "dpmpp_2m")
-RAISED = (1.0, 15.0, 50.0)  # the last inner sigma against the profile's lowest
 
 
 def best_built_in(
     profile: Profile, plan: Plan, given: Sequence[float] | None = None
 ) -> LambdaTable | None:
     """The table, all zeros, of the built-in rows of least expected error for the same run."""
-    grids = [given] if given is not None else usual_grids(profile, plan)
+    first, kind = plan.sigmas[0], profile.parametrization
+    grids = [given] if given is not None else [list(plan.sigmas)]
+    if given is None and plan.stages > 1:
+        grids += usual_grids(first, profile.sigma_min, plan.stages, kind)
     found: list[LambdaTable] = []
     for grid in grids:
         for name in SOLVERS:
@@ -60,24 +60,6 @@ def is_nearer(profile: Profile, other: LambdaTable, table: LambdaTable) -> bool:
     if found is not None and left is not None and not left.lambdas.any():
         return theirs * found.built_in_optimism <= ours * found.optimism
     return theirs <= ours
-
-
-def usual_grids(profile: Profile, plan: Plan) -> list[list[float]]:
-    """Grids that a careful user would try, from the plan's first sigma; and the plan's own."""
-    first, n, kind = plan.sigmas[0], plan.stages, profile.parametrization
-    grids = [list(plan.sigmas)]
-    lows = [profile.sigma_min * r for r in RAISED if profile.sigma_min * r < 0.3 * first]
-    if n > 1 and kind == "ve":
-        grids += [karras(n, low, first).tolist() for low in lows]
-        grids += [exponential(n, low, first).tolist() for low in lows]
-    elif n > 1:
-        top, low = (minus_log_snr(v, kind) for v in (first, max(profile.sigma_min, 0.01)))
-        even = [from_minus_log_snr(top + (low - top) * i / (n - 1), kind) for i in range(1, n)]
-        grids += [[first, *even, 0.0], [first * (1 - i / n) for i in range(n + 1)]]
-        begin = math.acos(2 * min(first, 1.0) - 1)  # a half cosine: the beta schedule's shape
-        angles = [begin + (math.pi - begin) * i / n for i in range(1, n)]
-        grids.append([first, *[(1 + math.cos(angle)) / 2 for angle in angles], 0.0])
-    return grids
 
 
 def _plain(

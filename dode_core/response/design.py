@@ -1,4 +1,6 @@
-"""Designing a run: many grids by greedy rows, the best of them by Levenberg-Marquardt."""
+"""Designing a run: many grids by greedy rows and by built-in ones, the best of them by
+Levenberg-Marquardt.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ import numpy as np
 
 from .model import Array, Response
 from .optimise import ROUNDS, Moves, blank, greedy, optimise, predicted
-from .simulate import Plan, Simulation
+from .simulate import Plan, Simulation, with_expected
+from .usual import plain_plans, usual_grids
 
-KEPT = 3  # starts that are optimised
-LONG, LONG_ROUNDS = 12, 8  # beyond so many steps one start is, for so many rounds
+KEPT, KEPT_PLAIN = 3, 2  # starts that are optimised: of greedy rows, and of built-in ones
+LONG, LONG_ROUNDS = 12, 8  # beyond so many steps the best start is, for so many rounds,
+TRIAL_ROUNDS = 2  # which so many rounds from each choose
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
 POWERS = (0.7, 0.85, 1.0, 1.2)  # of partial runs' nodes on the line
@@ -38,29 +42,50 @@ class Designer:
         known: Sequence[Plan] = (),
         kept: int = KEPT,
     ) -> Plan:
-        """A plan of ``steps`` evaluations on sigmas of its own, from ``start`` or pure noise."""
+        """A plan of ``steps`` evaluations on sigmas of its own, from ``start`` or pure noise.
+
+        From ``kept`` grids with greedy rows; where it is more than one, from built-in rows on usual
+        grids as well, which long runs stay close to; and from ``known`` plans of as many steps.
+        """
         moves = Moves(self.parametrization, self.low)
         first = self.high if start is None else start
-        grids = [plan.sigmas for plan in known if plan.stages == steps]
-        grids += self._grids(steps, first, ahead)
-        plans = greedy(self.simulation, [blank(grid, ahead) for grid in grids])
-        plans = sorted(plans, key=lambda plan: plan.expected)
-        plans = _apart(plans, kept if steps <= LONG else 1, moves) + [
-            p for p in known if p.stages == steps
-        ]
+        known = [plan for plan in known if plan.stages == steps]
+        grids = [*(plan.sigmas for plan in known), *self._grids(steps, first, ahead)]
+        greedily = greedy(self.simulation, [blank(grid, ahead) for grid in grids])
+        greedily = sorted(greedily, key=lambda plan: plan.expected)
         if steps == 1:
-            return plans[0]
-        rounds = ROUNDS if steps <= LONG else LONG_ROUNDS
-        found = [optimise(self.simulation, plan, moves, self.weight, rounds) for plan in plans]
-        return min(found, key=lambda plan: plan.expected)
+            return greedily[0]
+        plans = [*_apart(greedily, kept if steps <= LONG else 1, moves), *known]
+        if kept > 1:
+            usual = usual_grids(first, self.low, steps, self.parametrization)
+            plans += self._plain(usual)[:KEPT_PLAIN]
+        return self._optimised(plans, moves)
+
+    def _plain(self, grids: Sequence[Sequence[float]]) -> list[Plan]:
+        """Built-in rows on these grids, the least expected error first."""
+        plans = plain_plans(grids, self.parametrization)
+        errors = predicted(self.simulation, plans).tolist()
+        plans = [with_expected(p, e) for p, e in zip(plans, errors, strict=True)]
+        return sorted(plans, key=lambda plan: plan.expected)
+
+    def _optimised(self, plans: Sequence[Plan], moves: Moves) -> Plan:
+        """The best plan that is reached from these."""
+
+        def improved(plan: Plan, rounds: int = ROUNDS) -> Plan:
+            return optimise(self.simulation, plan, moves, self.weight, rounds)
+
+        if plans[0].stages <= LONG or not moves.sigmas:
+            return min(map(improved, plans), key=lambda plan: plan.expected)
+        tried = [improved(plan, TRIAL_ROUNDS) for plan in plans]
+        best = min(tried, key=lambda plan: plan.expected)
+        return improved(best, LONG_ROUNDS - TRIAL_ROUNDS)
 
     def given(self, sigmas: Sequence[float], known: Sequence[Plan] = ()) -> Plan:
         """Rows for a grid that is given."""
         moves = Moves(self.parametrization, self.low, sigmas=False)
-        plans = greedy(self.simulation, [blank(sigmas)])
+        plans = greedy(self.simulation, [blank(sigmas)]) + self._plain([sigmas])[:1]
         plans += [p for p in known if np.allclose(p.sigmas, sigmas, rtol=1e-6)]
-        found = [optimise(self.simulation, plan, moves, self.weight) for plan in plans]
-        return min(found, key=lambda plan: plan.expected)
+        return self._optimised(plans, moves)
 
     def predict(self, plan: Plan) -> float:
         """The predicted RMS of the final error."""
