@@ -14,7 +14,8 @@ from .optimise import ROUNDS, Moves, blank, greedy, optimise, predicted
 from .simulate import Plan, Simulation, with_expected
 from .usual import plain_plans, usual_grids
 
-KEPT, KEPT_PLAIN = 3, 2  # starts that are optimised: of greedy rows, and of built-in ones
+KEPT = 3  # starts with greedy rows that are optimised; with built-in rows it is one, or
+LONG_PLAIN = 2  # in long runs so many
 LONG, LONG_ROUNDS = 12, 8  # beyond so many steps the best start is, for so many rounds,
 TRIAL_ROUNDS = 2  # which so many rounds from each choose
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
@@ -58,7 +59,7 @@ class Designer:
         plans = [*_apart(greedily, kept if steps <= LONG else 1, moves), *known]
         if kept > 1:
             usual = usual_grids(first, self.low, steps, self.parametrization)
-            plans += self._plain(usual)[:KEPT_PLAIN]
+            plans += self._plain(usual)[: LONG_PLAIN if steps > LONG else 1]
         return self._optimised(plans, moves)
 
     def _plain(self, grids: Sequence[Sequence[float]]) -> list[Plan]:
