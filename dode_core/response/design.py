@@ -17,7 +17,7 @@ from .usual import plain_plans, usual_grids
 KEPT = 3  # starts with greedy rows that are optimised; with built-in rows it is one, or
 LONG_PLAIN = 2  # in long runs so many
 LONG, LONG_ROUNDS = 12, 8  # beyond so many steps the best start is, for so many rounds,
-TRIAL_ROUNDS = 2  # which so many rounds from each choose
+TRIAL_ROUNDS = 4  # which so many rounds from each choose: after 2, greedy rows still led
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
 POWERS = (0.7, 0.85, 1.0, 1.2)  # of partial runs' nodes on the line
