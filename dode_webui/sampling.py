@@ -116,11 +116,19 @@ def choose(
         used = Used(Choice(query.pick([])))
     elif options.table != AUTOMATIC:
         used, warning = pinned(options.table, query)
-    used = used or automatic(p, query, warning)
+    used = of_another_cfg(used or automatic(p, query, warning))
     if options.missing:
         used = replace(used, error=f"{not_here(options.missing)}: {AUTOMATIC} was used instead.")
     resolution = scaled(used.resolution, grid, options.scale)
     return replace(used, choice=replace(used.choice, resolution=resolution))
+
+
+def of_another_cfg(used: Used) -> Used:
+    """Warned that its table was made at another cfg, as the line in the accordion says before."""
+    run = used.resolution
+    if run.between_cfgs or not run.cfg_note or run.cfg_note in used.warning:
+        return used
+    return replace(used, warning=f"{used.warning} {used.choice.message}.".strip())
 
 
 def pinned(table: str, query: Query) -> tuple[Used | None, str]:

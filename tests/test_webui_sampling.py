@@ -300,6 +300,19 @@ def test_loras_in_the_prompt(webui: Host) -> None:
     assert "closer" not in p.extra_generation_params["D-ODE note"], "measured with the LoRAs"
 
 
+def test_a_table_of_another_cfg_is_named_in_the_image(webui: Host) -> None:
+    """The accordion says it before the run; between tables of two cfgs there is nothing to say."""
+    low = made_up("ddim", grid(webui), model_fingerprint=mark(webui), cfg=5.0)
+    keep(webui, low)
+    for asked in (Options(), Options(options.table_id(low))):
+        params = webui.txt2img(6, sampler(webui), dode_options=asked).extra_generation_params
+        assert params["D-ODE match"] == "exact"
+        assert "made at cfg 5, this run uses 7" in params["D-ODE note"]
+    keep(webui, low, made_up("ddim", grid(webui), model_fingerprint=mark(webui), cfg=9.0))
+    params = webui.txt2img(6, sampler(webui)).extra_generation_params
+    assert params["D-ODE match"] == "exact between cfgs" and "D-ODE note" not in params
+
+
 def test_where_guidance_is_left_out_is_part_of_the_model(webui: Host) -> None:
     """NGMS and Skip Early: a table of full guidance is named as that, one of the same serves."""
     from dode_webui import host
