@@ -14,10 +14,10 @@ from .optimise import ROUNDS, Moves, blank, greedy, optimise, predicted
 from .simulate import Plan, Simulation, with_expected
 from .usual import plain_plans, usual_grids
 
-KEPT = 3  # starts with greedy rows that are optimised; with built-in rows it is one, or
-LONG_PLAIN = 2  # in long runs so many
-LONG, LONG_ROUNDS = 12, 8  # beyond so many steps the best start is, for so many rounds,
-TRIAL_ROUNDS = 4  # which so many rounds from each choose: after 2, greedy rows still led
+KEPT = 3  # starts with greedy rows that are optimised
+LONG, LONG_ROUNDS = 12, 8  # beyond so many steps one is, for so many rounds; and so many starts
+LONG_PLAIN = 2  # with built-in rows, which long runs end much nearer from
+TRIAL_ROUNDS = 4  # of each, before the best goes on: after 2, greedy rows still led
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
 POWERS = (0.7, 0.85, 1.0, 1.2)  # of partial runs' nodes on the line
@@ -45,8 +45,8 @@ class Designer:
     ) -> Plan:
         """A plan of ``steps`` evaluations on sigmas of its own, from ``start`` or pure noise.
 
-        From ``kept`` grids with greedy rows; where it is more than one, from built-in rows on usual
-        grids as well, which long runs stay close to; and from ``known`` plans of as many steps.
+        From ``kept`` grids with greedy rows and from ``known`` plans of as many steps; long runs
+        from built-in rows on usual grids as well.
         """
         moves = Moves(self.parametrization, self.low)
         first = self.high if start is None else start
@@ -57,17 +57,16 @@ class Designer:
         if steps == 1:
             return greedily[0]
         plans = [*_apart(greedily, kept if steps <= LONG else 1, moves), *known]
-        if kept > 1:
-            usual = usual_grids(first, self.low, steps, self.parametrization)
-            plans += self._plain(usual)[: LONG_PLAIN if steps > LONG else 1]
+        if steps > LONG:
+            plans += self._plain(usual_grids(first, self.low, steps, self.parametrization))
         return self._optimised(plans, moves)
 
     def _plain(self, grids: Sequence[Sequence[float]]) -> list[Plan]:
-        """Built-in rows on these grids, the least expected error first."""
+        """Built-in rows on these grids, those of least expected error."""
         plans = plain_plans(grids, self.parametrization)
         errors = predicted(self.simulation, plans).tolist()
         plans = [with_expected(p, e) for p, e in zip(plans, errors, strict=True)]
-        return sorted(plans, key=lambda plan: plan.expected)
+        return sorted(plans, key=lambda plan: plan.expected)[:LONG_PLAIN]
 
     def _optimised(self, plans: Sequence[Plan], moves: Moves) -> Plan:
         """The best plan that is reached from these."""
@@ -84,7 +83,7 @@ class Designer:
     def given(self, sigmas: Sequence[float], known: Sequence[Plan] = ()) -> Plan:
         """Rows for a grid that is given."""
         moves = Moves(self.parametrization, self.low, sigmas=False)
-        plans = greedy(self.simulation, [blank(sigmas)]) + self._plain([sigmas])[:1]
+        plans = greedy(self.simulation, [blank(sigmas)])
         plans += [p for p in known if np.allclose(p.sigmas, sigmas, rtol=1e-6)]
         return self._optimised(plans, moves)
 
