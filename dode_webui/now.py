@@ -87,9 +87,8 @@ def described_run(run: Resolution, doubts: Sequence[str] = ()) -> str:
     """What a run uses, whether it was made for its cfg, what it is worth, and what is doubted."""
     kind = WORDS.get(run.kind, "table")
     kind += " between two cfgs" if run.between_cfgs else ""
-    other = "" if run.between_cfgs else run.cfg_note
     worth = "" if doubts else run.worth
-    return "; ".join(filter(None, [kind, other, worth, *doubts]))
+    return "; ".join(filter(None, [kind, run.cfg_note, worth, *doubts]))
 
 
 def nothing(found: Choice | str) -> str:

@@ -126,7 +126,7 @@ def choose(
 def of_another_cfg(used: Used) -> Used:
     """Warned that its table was made at another cfg, as the line in the accordion says before."""
     run = used.resolution
-    if run.between_cfgs or not run.cfg_note or run.cfg_note in used.warning:
+    if not run.cfg_note or run.cfg_note in used.warning:
         return used
     return replace(used, warning=f"{used.warning} {used.choice.message}.".strip())
 

@@ -101,7 +101,9 @@ def resolve(
     message += ", between the tables of two cfgs or three" if between_cfgs else ""
     how = table.solver, parametrization, stages, rows, table, message
     worth = table.worth if kind == "exact" and not other else ""
-    return Resolution(kind, *how, between_cfgs=between_cfgs, worth=worth, cfg_note=other)
+    return Resolution(
+        kind, *how, between_cfgs=between_cfgs, worth=worth, cfg_note="" if between_cfgs else other
+    )
 
 
 def _run(table: LambdaTable, kind: str, grid: Sequence[float]) -> tuple[list[Stage], list[Row]]:
