@@ -33,12 +33,11 @@ from .tables.table import LambdaTable
 QUICK_BUDGET = 64
 LEAST_BUDGET = 56
 LEAST_SAMPLES = 8  # that a host or a command takes; fewer say too little
-OBSERVED = 8  # samples that are learned from: more runs of fewer samples show more
+LEAST_LEARNED = 5  # samples; half of those given: more runs of fewer samples show more
 FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
 EXPLORED = (9, 6)
 FOLLOWED = (12, 8, 5)
-AGAIN = (8, 5, 12, 6, 10, 4, 7)  # what the rest of a larger budget goes to, round by round
-MOST_POINTS = 150  # observed evaluations: a response with more is slow
+AGAIN = (8,)  # and no more: runs that 150 evaluations had shown ended further off than of 48
 LARGE_BUDGET = 120  # from here on samples that are not learned from measure as well
 WEIGHT = 1.0  # of the states on the way: 0.3 left plans that look well only on what was seen
 
@@ -63,10 +62,10 @@ def calibrate(
     model: ``model(x, sigma, **extra_args) -> denoised``, sigma of shape (b,). x: the noise at
     ``sigma_max``, shape (B, ...), of 8 samples or more; latents of any rank. ``sigma_min`` is the
     lowest sigma above 0 that a run may use. Tensors in ``extra_args`` whose first dimension is B
-    belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others at
-    most %d are learned from, evenly chosen. The rest pays for more runs of those; from a budget of
-    %d on it measures as well. Measured runs that do not end nearer than built-in rows on the same
-    samples are left to those rows.
+    belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others half
+    of B, at least %d, are learned from, evenly chosen. The rest pays for more runs of those; from a
+    budget of %d on it measures as well, and more numbers of steps are measured. Measured runs that
+    do not end nearer than built-in rows on the same samples are left to those rows.
 
     At most ``budget`` model evaluations per sample of x in all; the teacher takes %d of each that
     it follows.
@@ -95,7 +94,7 @@ def calibrate(
     return found
 
 
-calibrate.__doc__ = (calibrate.__doc__ or "") % (OBSERVED, LARGE_BUDGET, DENSE_STEPS)
+calibrate.__doc__ = (calibrate.__doc__ or "") % (LEAST_LEARNED, LARGE_BUDGET, DENSE_STEPS)
 
 
 def check_samples(samples: int) -> None:
@@ -108,13 +107,14 @@ def check_samples(samples: int) -> None:
 
 
 def _fewer(samples: Samples, budget: float) -> Samples:
-    """The samples that a calibration follows: OBSERVED to learn from, and those held out.
+    """The samples that a calibration follows: half to learn from, and those held out.
 
     A large budget measures on all that it does not learn from.
     """
-    if samples.fit <= OBSERVED:
+    learned = max(LEAST_LEARNED, len(samples) // 2)
+    if samples.fit <= learned:
         return samples
-    spread = [i * samples.fit // OBSERVED for i in range(OBSERVED)]
+    spread = [i * samples.fit // learned for i in range(learned)]
     others = [i for i in range(samples.fit) if i not in spread]
     measuring = [*others, *range(samples.fit, len(samples))]
     if budget < LARGE_BUDGET or not samples.held_out:
@@ -168,14 +168,8 @@ class Calibrator:
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
-        for steps in (*EXPLORED, *FOLLOWED):
+        for steps in (*EXPLORED, *FOLLOWED, *AGAIN):
             self._follow(steps)
-        before = -1
-        while before < len(self.fit.seen):
-            before = len(self.fit.seen)
-            for steps in AGAIN:
-                if sum(run.plan.stages for run in self.fit.seen) + steps <= MOST_POINTS:
-                    self._follow(steps)
 
     def _follow(self, steps: int) -> None:
         """Design a run, run it, and add what it shows, where the budget pays for it."""
@@ -194,13 +188,15 @@ class Calibrator:
         tables: list[LambdaTable] = []
         self.session.model.begin("measuring some runs on samples that were kept apart")
         try:
-            for found, nearer in measure(self._profile(), self.held, lambda: self.left):
+            for found, table in measure(self._profile(), self.held, lambda: self.left):
                 measured.append(found)
-                tables.extend([nearer] if nearer else [])
+                tables.append(table)
         except Enough:
             self.session.model.progress = None
         self.session.model.check_unchanged()
-        return replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
+        found = replace(self._profile(), measured=tuple(measured))
+        spent = (replace(table, evaluations=found.evaluations) for table in tables)
+        return replace(found, tables=tuple(spent))
 
     def _profile(self) -> Profile:
         session = self.session

@@ -41,7 +41,7 @@ def ours(solver: str) -> Sampler:
 @cache
 def profile() -> dode.Profile:
     return dode.calibrate(
-        MIXTURE, randn(12, *SHAPE, seed=1) * HIGH, HIGH, LOW, parametrization="ve"
+        MIXTURE, randn(16, *SHAPE, seed=1) * HIGH, HIGH, LOW, parametrization="ve"
     )
 
 

@@ -239,7 +239,9 @@ def check_adding_a_profile(file: Path, folder: Path, capsys: Any) -> None:
     assert "is a profile, and this folder takes tables; say for which" in capsys.readouterr().err
     assert run("add", file, "--steps", "4-6", "--folder", folder) == 1
     assert "lacks 4 samples held out" in capsys.readouterr().err and not folder.exists()
-    profile = replace(dode.Profile.load(file), samples_holdout=4)
+    profile = dode.Profile.load(file)
+    made = tuple(replace(table, samples_holdout=4) for table in profile.tables)
+    profile = replace(profile, samples_holdout=4, tables=made)
     profile.save(more := file.with_name("my once.dode-profile"))
     assert run("add", more, "--steps", "4-6", "--note", "emoji", "--folder", folder) == 0
     (preset,) = presets.read_index(folder)

@@ -112,7 +112,6 @@ def test_rows_for_a_given_grid() -> None:
     assert errors(table, grid)[0] < 0.7 * min(plain)
 
 
-@FORKS
 def test_no_more_samples_go_elsewhere_on_a_given_grid() -> None:
     grid = _padded(6)[1]
     assert errors(profile().table(sigmas=grid), grid)[1] < min(
@@ -218,14 +217,14 @@ def test_samples_that_are_not_finite_are_dropped() -> None:
 
     def broken(x: torch.Tensor, sigma: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
         out = model(x, sigma)
-        out[which == 2] = math.nan
+        out[which == 3] = math.nan
         return out
 
     found = dode.calibrate(
         broken, noise(), HIGH, LOW, parametrization="ve", extra_args={"which": torch.arange(12)}
     )
     assert found.dropped == 1
-    assert found.samples_fit + found.samples_holdout == 11
+    assert (found.samples_fit, found.samples_holdout) == (5, 3)  # of the 6 learned from
 
 
 def test_a_model_that_changes_is_noticed() -> None:

@@ -118,3 +118,26 @@ def test_a_large_budget_measures_more_runs_on_more_samples() -> None:
     assert set(whole) > {5, 8, 12}
     beside = [m for m in found.measured if m.built_in is not None]
     assert len(beside) > len([m for m in profile().measured if m.built_in is not None])
+
+
+def test_half_of_the_samples_are_learned_from() -> None:
+    """At least five; those that are neither learned from nor held out pay for more runs."""
+    model, seen = mixture("ve", SHAPE, components=4, std=0.6), {}
+    for given in (8, 16, 20):
+        found = dode.calibrate(model, noise(given), HIGH, LOW, parametrization="ve")
+        seen[given] = found.samples_fit, found.samples_holdout
+        assert found.evaluations <= 64
+    assert seen == {8: (5, 2), 16: (8, 4), 20: (10, 5)}
+
+
+def test_what_was_measured_is_made_already() -> None:
+    """A profile's file brings the tables of the runs that were measured, with all that it cost."""
+    found = profile()
+    assert {(m.steps, m.start) for m in found.measured} == {
+        (t.steps, None if found.is_whole(t) else float(t.sigmas[0])) for t in found.tables
+    }
+    for table in found.tables:
+        assert table.evaluations == found.evaluations
+        assert found.table(table.steps, float(table.sigmas[0])).sigmas.tolist() == (
+            table.sigmas.tolist()
+        )

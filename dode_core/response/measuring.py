@@ -28,9 +28,10 @@ def reserved(samples: int) -> int:
 
 def measure(
     profile: Profile, held: Observer, left: Callable[[], float]
-) -> Iterator[tuple[Measured, LambdaTable | None]]:
-    """Runs on the held-out samples, while the budget lasts: what was measured, and the table of the
-    built-in rows where those end nearer, by more than so few samples may by chance.
+) -> Iterator[tuple[Measured, LambdaTable]]:
+    """Runs on the held-out samples, while the budget lasts: what was measured, and the table that
+    serves the run: ours, or built-in rows where those end nearer, by more than so few samples may
+    by chance.
 
     ``left()``: evaluations, of all samples, that may still be made.
     """
@@ -41,16 +42,16 @@ def measure(
         if not cost or left() < cost:
             continue
         plan = profile.plan(steps, start)
-        ours = held.run(plan)
+        ours, table = held.run(plan), profile.table_of(plan)
         found = Measured(steps, start, plan.expected, ours.error)
         other = best_built_in(profile, plan)
         if other is None or other.errors is None or left() - cost < later:
-            yield found, None
+            yield found, table
             continue
         theirs, expected = held.run_table(other), other.errors.distilled_fit
         error = float(theirs.mean().sqrt())
         found = replace(found, built_in=error, built_in_predicted=expected, name=other.solver)
-        yield found, other if is_told(ours.squares, theirs) else None
+        yield found, other if is_told(ours.squares, theirs) else table
 
 
 def is_told(ours: Tensor, theirs: Tensor) -> bool:

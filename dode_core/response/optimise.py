@@ -50,13 +50,9 @@ def optimise(
     """
     simulation = Simulation(simulation.response, weight > 0)
     plan, damping, stalled = start, 1e-3, 0
-    base = simulation.run(Batch.of([plan])).residuals(weight)[0]
-    error = float(base @ base)
+    error = float((simulation.run(Batch.of([plan])).residuals(weight) ** 2).sum())
     for _ in range(rounds):
-        candidates, deltas = _perturbed(plan, moves)
-        found = simulation.run(Batch.of(candidates)).residuals(weight)
-        jacobian = (found - base) / deltas[:, None]
-        gram, rhs = jacobian @ jacobian.T, -(jacobian @ base)
+        gram, rhs = _normal_equations(simulation, plan, moves, weight)
         scale = np.sqrt(np.diagonal(gram) + 1e-300)
         gram = gram / scale[:, None] / scale
         dampings = np.clip([damping * d for d in DAMPINGS], LEAST_DAMPING, MOST_DAMPING)
@@ -68,7 +64,7 @@ def optimise(
         best = int(np.argmin(squares))
         if squares[best] < error:
             stalled = stalled + 1 if squares[best] > STALLED**2 * error else 0
-            error, base, plan = float(squares[best]), results[best], tried[best]
+            error, plan = float(squares[best]), tried[best]
             damping = float(dampings[best])
         else:
             damping, stalled = float(dampings[-1]) * 10, stalled + 1
@@ -95,23 +91,41 @@ def _places(plan: Plan) -> list[tuple[int, int]]:
     return [(k, j) for k in range(plan.stages) for j in range(available(k))]
 
 
-def _perturbed(plan: Plan, moves: Moves) -> tuple[list[Plan], Array]:
+def _normal_equations(
+    simulation: Simulation, plan: Plan, moves: Moves, weight: float
+) -> tuple[Array, Array]:
+    """J J^T and -J r in the order of :func:`_moved`."""
+    since, candidates = _perturbed(plan, moves)
+    order = np.argsort(since, kind="stable")
+    batch = Batch.of([plan, *[candidates[i] for i in order]])
+    deltas = np.full(len(order), DELTA)
+    gram, rhs = simulation.normal_equations(batch, np.append(0, since[order]), deltas, weight)
+    back = np.argsort(order)
+    return gram[np.ix_(back, back)], rhs[back]
+
+
+def _perturbed(plan: Plan, moves: Moves) -> tuple[Array, list[Plan]]:
+    """Plans with one parameter moved by DELTA, and the stage from where on each goes its way."""
+    since: list[int] = []
     found: list[Plan] = []
     nodes = moves.line(np.array(plan.sigmas[1:-1]))
     if moves.sigmas:
         for j in range(len(nodes)):
             line = nodes.copy()
             line[j] += DELTA
+            since.append(j)
             found.append(_with_nodes(plan, moves.sigma(line)))
     if moves.look is not None and plan.ahead is not None:
+        since.append(0)
         found.append(
             replace(plan, ahead=float(moves.sigma(moves.line(np.array(plan.ahead)) + DELTA)))
         )
     for k, j in _places(plan):
         rows = plan.rows.copy()
         rows[k, j] += DELTA
+        since.append(k)
         found.append(replace(plan, rows=rows))
-    return found, np.full(len(found), DELTA)
+    return np.array(since), found
 
 
 def _moved(plan: Plan, step: Array, moves: Moves) -> Plan:

@@ -11,7 +11,7 @@ coordinate a stage and band, with its variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +93,14 @@ class _State:
         s = scale[None, :, None]
         return _State((self.x - other.x) * s, (self.noise - other.noise) * s)
 
+    def with_copies(self, more: int) -> _State:
+        """So many candidates more, where the first one is."""
+        return _State(_with_copies(self.x, more), _with_copies(self.noise, more))
+
+
+def _with_copies(values: Array, more: int) -> Array:
+    return np.concatenate([values, np.repeat(values[:, :1], more, 1)], 1)
+
 
 def available(k: int) -> int:
     """How many outputs stage k may use, the noise guess included."""
@@ -107,39 +115,77 @@ class Simulation:
 
     def run(self, batch: Batch, fit: float | None = None) -> Outcome:
         """Simulate; with ``fit``, a ridge, rows are least squares to the teacher at every stage."""
+        n, way = batch.rows.shape[1], []
+        rows = np.zeros_like(batch.rows)
+        for k, reached in enumerate(self._stages(batch, rows, fit)):
+            if k + 1 == n:
+                final = reached
+            elif self.way:
+                way.append(reached / np.sqrt(n))
+        return Outcome(final, np.concatenate(way, 1) if way else final[:, :0], rows)
+
+    def normal_equations(
+        self, batch: Batch, since: Array, deltas: Array, weight: float
+    ) -> tuple[Array, Array]:
+        """J J^T (p, p) and -J r (p,) of the residuals r of the first of a batch of p + 1 plans.
+
+        The others are it with one parameter moved by one of ``deltas`` (p,): forward differences.
+        A plan goes as the first does before stage ``since`` (p + 1,), which rises from plan to plan
+        and is 0 for the first. ``weight`` is that of the states on the way.
+        """
+        n, count = batch.rows.shape[1], len(deltas)
+        gram, rhs = np.zeros((count, count)), np.zeros(count)
+        for k, reached in enumerate(self._stages(batch, batch.rows.copy(), None, since)):
+            share = 1.0 if k + 1 == n else weight / n
+            moved = len(reached) - 1
+            if share == 0 or moved == 0:
+                continue
+            jacobian = (reached[1:] - reached[0]) / deltas[:moved, None]
+            gram[:moved, :moved] += share * (jacobian @ jacobian.T)
+            rhs[:moved] -= share * (jacobian @ reached[0])
+        return gram, rhs
+
+    def _stages(
+        self, batch: Batch, rows: Array, fit: float | None, since: Array | None = None
+    ) -> Iterator[Array]:
+        """Residuals after every stage, of the plans that left the first one's way by then.
+
+        Writes the rows that were taken to ``rows``.
+        """
         n, count = batch.rows.shape[1], len(batch.sigmas)
-        start = self.response.state(batch.sigmas[:, 0])
+        active = count if since is None else int((since <= 0).sum())
+        start = self.response.state(batch.sigmas[:active, 0])
         zeros = np.zeros((*start.shape[:2], n))
         state, variance = _State(start, zeros), zeros.copy()
         kind = self.response.parametrization
-        norm = np.array([unit(s, kind) for s in batch.sigmas[:, 0]])
+        norm = np.array([unit(s, kind) for s in batch.sigmas[:active, 0]])
         past = [_State(start / norm[None, :, None], zeros)]
-        rows, way = np.zeros((count, n, HISTORY)), []
         for k in range(n):
-            s, t = batch.sigmas[:, k], batch.sigmas[:, k + 1]
+            more = 0 if since is None else int((since <= k).sum()) - active
+            if more:
+                active, variance = active + more, _with_copies(variance, more)
+                state, past = state.with_copies(more), [m.with_copies(more) for m in past]
+            s, t = batch.sigmas[:active, k], batch.sigmas[:active, k + 1]
             output = self._output(batch, k, state, variance)
             past = [state.minus(output, 1 / s), *past][:HISTORY]
             used = past[: available(k)]
             goal = self.response.state(t)
             if fit is None:
-                rows[:, k] = batch.rows[:, k]
+                rows[:active, k] = batch.rows[:active, k]
             else:
                 rows[:, k, : len(used)] = _least_squares(state, used, goal, t - s, variance, fit)
             for j, m in enumerate(used):
-                state = state.plus((t - s) * rows[:, k, j], m)
-            if self.way and k + 1 < n:
-                way.append(_residual(state, goal, variance) / np.sqrt(n))
-        final = _residual(state, goal, variance)
-        return Outcome(final, np.concatenate(way, 1) if way else final[:, :0], rows)
+                state = state.plus((t - s) * rows[:active, k, j], m)
+            yield _residual(state, goal, variance)
 
     def _output(self, batch: Batch, k: int, state: _State, variance: Array) -> _State:
-        s = batch.sigmas[:, k]
+        s = batch.sigmas[: state.x.shape[1], k]
         if k == 0 and batch.ahead is None:  # the teacher's own state: nothing is left to guess
             x = state.x - self.response.slope(s)
             return _State(x, np.zeros_like(state.noise))
         at, seen = s, state
         if k == 0 and batch.ahead is not None:
-            at = batch.ahead
+            at = batch.ahead[: len(s)]
             ratio = (at / s)[None, :, None]
             x = state.x * ratio + (1 - ratio) * self.response.mean[:, None]
             seen = _State(x, state.noise)
