@@ -194,9 +194,7 @@ class Calibrator:
         except Enough:
             self.session.model.progress = None
         self.session.model.check_unchanged()
-        found = replace(self._profile(), measured=tuple(measured))
-        spent = (replace(table, evaluations=found.evaluations) for table in tables)
-        return replace(found, tables=tuple(spent))
+        return replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
 
     def _profile(self) -> Profile:
         session = self.session

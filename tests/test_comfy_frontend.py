@@ -19,8 +19,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "test_output"
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
+TWO_IN_ONE = "SD 3.5 and Flux in one node"
 APP = "Few steps, as an app"  # has nothing to distill: it runs from what is on the shelf
-RUN = [file for file in FILES if EXAMPLES[file.stem]().runs and file.stem != APP]
+# Every kind of our nodes between them; test_comfy_screen.py runs all examples, in the newest one.
+RUN = [file for file in FILES if file.stem in ("Try D-ODE without a checkpoint", TWO_IN_ONE)]
 
 NODE = """type => {
     const node = window.app.graph.nodes.find(node => node.type === type);

@@ -154,8 +154,6 @@ def test_the_best_for_some_steps_goes_on_from_the_profile(profiled: ComfyServer)
         report = run(profiled, distill(demo(batch=4), **plan)).text()
         assert "learned on from this model's profile" in report
         assert "exact table" in run(profiled, ksampler(demo(), "k", steps=4)).log
-        other = run(profiled, distill(demo(batch=4), **{**plan, "cfg": 3.0})).text()
-        assert "learned on from" not in other
     finally:
         for file in table_files(profiled):
             file.unlink()

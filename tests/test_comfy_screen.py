@@ -120,13 +120,22 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def browser(newest: ComfyServer) -> Iterator[FrontEnd]:
+    with FrontEnd(newest.url) as opened:
+        yield opened
+
+
 @pytest.fixture(params=["classic", "Nodes 2.0"])
-def screen(request: pytest.FixtureRequest, newest: ComfyServer) -> Iterator[FrontEnd]:
+def screen(request: pytest.FixtureRequest, browser: FrontEnd, newest: ComfyServer) -> FrontEnd:
+    """A page in that renderer without any graph, and no table on the server."""
     for file in newest.models.rglob("*.dode.json"):
         file.unlink()
-    settings = {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"}
-    with FrontEnd(newest.url, settings=settings) as opened:
-        yield opened
+    browser.settings |= {"Comfy.VueNodes.Enabled": request.param == "Nodes 2.0"}
+    browser.set(browser.settings)
+    browser.reset()
+    browser.errors.clear()
+    return browser
 
 
 def graph(**settings: Any) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from .simulate import Plan
 MOST_STEPS = 64
 NEAR_STEPS = 10
 SUFFIX = ".dode-profile"
+# What every table of a profile has of it: also those that were made before the calibration ended.
+ABOUT = ("evaluations", "dropped", "cfg", "latent_shape", "seed", "model_name", "model_fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +166,7 @@ class Profile:
         if key not in self._made:
             table = self.known(*key[1:]) if key[0] == "own" else None
             self._made[key] = self._make(key) if table is None else table
-        about = {
-            name: getattr(self, name)
-            for name in ("cfg", "latent_shape", "seed", "model_name", "model_fingerprint")
-        }
-        return replace(self._made[key], **about)
+        return replace(self._made[key], **{name: getattr(self, name) for name in ABOUT})
 
     def known(self, steps: int, start: float | None) -> LambdaTable | None:
         """The table that the calibration left for this run, if any."""
