@@ -6,6 +6,7 @@ The rows of ``ddim``, ``ipndm``, ``deis`` and ``dpmpp_2m`` on the grids that peo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,15 +33,15 @@ def best_built_in(
     grids = [given] if given is not None else [list(plan.sigmas)]
     if given is None and plan.stages > 1:
         grids += usual_grids(first, profile.sigma_min, plan.stages, kind)
-    found: list[LambdaTable] = []
+    found: list[tuple[float, str, Sequence[float]]] = []
     for grid in grids:
         for name in SOLVERS:
-            try:
-                error = profile.expected_plain(name, grid)
-            except DodeError:
-                continue
-            found.append(_plain(profile, name, grid, error, given is None))
-    return min(found, key=lambda t: t.errors.distilled_fit if t.errors else 0.0, default=None)
+            with suppress(DodeError):
+                found.append((profile.expected_plain(name, grid), name, grid))
+    if not found:
+        return None
+    error, name, grid = min(found, key=lambda each: each[0])
+    return _plain(profile, name, grid, error, given is None)
 
 
 def is_nearer(profile: Profile, other: LambdaTable, table: LambdaTable) -> bool:

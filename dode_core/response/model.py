@@ -153,26 +153,33 @@ class Response:
         return np.asarray(out)
 
     def denoised(
-        self, sigma: Array, x: Array, noise: Array, variance: Array
+        self,
+        sigma: Array,
+        x: Array,
+        noise: Array,
+        variance: Array,
+        teacher: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """Denoised outputs of states at sigmas (c,).
 
         x (bands, c, rank); ``noise`` (bands, c, n), the state's weights of earlier unpredicted
-        parts, of ``variance`` (bands, c, n). Returns the outputs' coordinates, their weights of
+        parts, of ``variance`` (bands, c, n); ``teacher``, its states there where they are known
+        already. Returns the outputs' coordinates, their weights of
         those parts, and the variance (bands, c) of what this evaluation adds.
         """
-        teacher = self.state(sigma)
+        few, back = np.unique(sigma, return_inverse=True)  # candidates mostly share theirs
+        teacher = self._state(few)[:, back] if teacher is None else teacher
         dx = x - teacher
-        few, back = np.unique(sigma, return_inverse=True)
         logs = line(few, self.parametrization)
-        j, nu = (curve[:, back] for curve in self._curves(logs))
+        curves = self._curves(logs)
+        j, nu = (curve[:, back] for curve in curves)
         square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
-        out = teacher - self.slope(sigma) + j[:, :, None] * dx
+        out = teacher - self._slope(few)[:, back] + j[:, :, None] * dx
         added = nu * square
         if self.points is not None:
             near = np.exp(-0.5 * ((logs[:, None] - self.points.logs) / REACH) ** 2)
-            known = (dx @ self._transposed) * near[back]
-            known *= np.sqrt(nu)[:, :, None] * self._scale[:, None, :]
+            scale = near * np.sqrt(curves[1])[:, :, None] * self._scale[:, None, :]
+            known = (dx @ self._transposed) * scale[:, back]
             out += known @ self._weights
             added = added - np.einsum("bcm,bcm->bc", known @ self._inverse, known)
         return out, j[:, :, None] * noise, np.maximum(added, NUGGET * nu * square) + 1e-16

@@ -19,8 +19,8 @@ from ..solve.stages import LookAhead, Stage
 from ..tables.table import LambdaTable
 from .bands import Bands
 from .frame import coordinates
-from .model import Array, Points, Response, default_curve
-from .simulate import Plan, replay
+from .model import Array, Points, Response, default_curve, line, unit
+from .simulate import HISTORY, Plan, available
 
 SOLVER, COLUMNS = "ddim", 2  # whose rows, with a gain, are three free numbers
 
@@ -155,6 +155,33 @@ class Observer:
                 total += self.bands.grams(vectors) * mine[number]
                 number += 1
         return distributed.total(total) / (float(weights.sum()) * mean.numel())
+
+
+def replay(response: Response, plan: Plan, outputs: Array) -> tuple[Array, Array, Array]:
+    """What an observed run says: places on the line (n,), dx and dD (bands, n, rank).
+
+    ``outputs`` (bands, n, rank) are the coordinates of its denoised outputs. The first evaluation
+    of a run that does not look ahead says nothing and is left out.
+    """
+    sigmas = np.array(plan.sigmas)
+    x = response.state(sigmas[:1])
+    past = [x / unit(sigmas[0], response.parametrization)]
+    logs, moved, answers = [], [], []
+    for k in range(plan.stages):
+        s, at, seen = sigmas[k], sigmas[k], x
+        if k == 0 and plan.ahead is not None:
+            at, ratio = plan.ahead, plan.ahead / s
+            seen = x * ratio + (1 - ratio) * response.mean[:, None]
+        teacher = response.state(np.array([at]))
+        out = outputs[:, k : k + 1]
+        if k or plan.ahead is not None:
+            logs.append(line(np.array(at), response.parametrization))
+            moved.append(seen - teacher)
+            answers.append(out - teacher + response.slope(np.array([at])))
+        past = [(x - out) / s, *past][:HISTORY]
+        h = sigmas[k + 1] - s
+        x = x + h * sum(w * m for w, m in zip(plan.rows[k], past[: available(k)], strict=False))
+    return np.array(logs), np.concatenate(moved, 1), np.concatenate(answers, 1)
 
 
 def mean_square(x: Tensor) -> Tensor:

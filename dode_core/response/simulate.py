@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .model import Array, Response, line, unit
+from .model import Array, Response, unit
 
 HISTORY = 3
 Look = Callable[[int, Array, Array], Array]
@@ -159,14 +159,15 @@ class Simulation:
         state, variance = _State(start, zeros), zeros.copy()
         kind = self.response.parametrization
         norm = np.array([unit(s, kind) for s in batch.sigmas[:active, 0]])
-        past = [_State(start / norm[None, :, None], zeros)]
+        past, goal = [_State(start / norm[None, :, None], zeros)], start
         for k in range(n):
             more = 0 if since is None else int((since <= k).sum()) - active
             if more:
-                active, variance = active + more, _with_copies(variance, more)
+                active, goal = active + more, _with_copies(goal, more)
+                variance = _with_copies(variance, more)
                 state, past = state.with_copies(more), [m.with_copies(more) for m in past]
             s, t = batch.sigmas[:active, k], batch.sigmas[:active, k + 1]
-            output = self._output(batch, k, state, variance)
+            output = self._output(batch, k, state, variance, goal)
             past = [state.minus(output, 1 / s), *past][:HISTORY]
             used = past[: available(k)]
             goal = self.response.state(t)
@@ -178,18 +179,21 @@ class Simulation:
                 state = state.plus((t - s) * rows[:active, k, j], m)
             yield _residual(state, goal, variance)
 
-    def _output(self, batch: Batch, k: int, state: _State, variance: Array) -> _State:
+    def _output(
+        self, batch: Batch, k: int, state: _State, variance: Array, teacher: Array
+    ) -> _State:
+        """The denoised output of stage k; ``teacher`` are its states at the stage's sigmas."""
         s = batch.sigmas[: state.x.shape[1], k]
         if k == 0 and batch.ahead is None:  # the teacher's own state: nothing is left to guess
             x = state.x - self.response.slope(s)
             return _State(x, np.zeros_like(state.noise))
-        at, seen = s, state
+        at, seen, there = s, state, teacher if k else None
         if k == 0 and batch.ahead is not None:
             at = batch.ahead[: len(s)]
             ratio = (at / s)[None, :, None]
             x = state.x * ratio + (1 - ratio) * self.response.mean[:, None]
             seen = _State(x, state.noise)
-        out, noise, added = self.response.denoised(at, seen.x, seen.noise, variance)
+        out, noise, added = self.response.denoised(at, seen.x, seen.noise, variance, there)
         noise[:, :, k] = 1.0
         variance[:, :, k] = added
         return _State(out, noise)
@@ -216,33 +220,6 @@ def _least_squares(
     found = np.linalg.solve(scaled, (rhs / size)[:, :, None])[:, :, 0] / size
     found[:, 0] += 1
     return found
-
-
-def replay(response: Response, plan: Plan, outputs: Array) -> tuple[Array, Array, Array]:
-    """What an observed run says: places on the line (n,), dx and dD (bands, n, rank).
-
-    ``outputs`` (bands, n, rank) are the coordinates of its denoised outputs. The first evaluation
-    of a run that does not look ahead says nothing and is left out.
-    """
-    sigmas = np.array(plan.sigmas)
-    x = response.state(sigmas[:1])
-    past = [x / unit(sigmas[0], response.parametrization)]
-    logs, moved, answers = [], [], []
-    for k in range(plan.stages):
-        s, at, seen = sigmas[k], sigmas[k], x
-        if k == 0 and plan.ahead is not None:
-            at, ratio = plan.ahead, plan.ahead / s
-            seen = x * ratio + (1 - ratio) * response.mean[:, None]
-        teacher = response.state(np.array([at]))
-        out = outputs[:, k : k + 1]
-        if k or plan.ahead is not None:
-            logs.append(line(np.array(at), response.parametrization))
-            moved.append(seen - teacher)
-            answers.append(out - teacher + response.slope(np.array([at])))
-        past = [(x - out) / s, *past][:HISTORY]
-        h = sigmas[k + 1] - s
-        x = x + h * sum(w * m for w, m in zip(plan.rows[k], past[: available(k)], strict=False))
-    return np.array(logs), np.concatenate(moved, 1), np.concatenate(answers, 1)
 
 
 def with_expected(plan: Plan, error: float) -> Plan:
