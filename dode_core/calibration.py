@@ -26,6 +26,7 @@ from .response.measured import Measured
 from .response.measuring import measure, reserved
 from .response.observe import Observer
 from .response.profile import Profile, look_of
+from .response.simulate import Plan
 from .session import Session
 from .solve.integrate import Denoiser
 from .tables.table import LambdaTable
@@ -186,15 +187,20 @@ class Calibrator:
     def _finish(self) -> Profile:
         measured: list[Measured] = []
         tables: list[LambdaTable] = []
+        alone: list[Plan] = []  # of runs that were not measured beside built-in rows
         self.session.model.begin("measuring some runs on samples that were kept apart")
         try:
-            for found, table in measure(self._profile(), self.held, lambda: self.left):
+            for found, plan, table in measure(self._profile(), self.held, lambda: self.left):
                 measured.append(found)
-                tables.append(table)
+                if table is None:
+                    alone.append(plan)
+                else:
+                    tables.append(table)
         except Enough:
             self.session.model.progress = None
         self.session.model.check_unchanged()
-        return replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
+        profile = replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
+        return replace(profile, tables=(*tables, *map(profile.chosen, alone)))
 
     def _profile(self) -> Profile:
         session = self.session

@@ -37,8 +37,9 @@ def measured_worth(profile: Profile, steps: int = USUAL) -> str:
 
 
 def _left_to_built_in(profile: Profile, run: Measured) -> bool:
-    """Whether the profile serves such runs with built-in rows, since they ended nearer."""
-    return any(each.steps == run.steps and not each.lambdas.any() for each in profile.tables)
+    """Whether the profile serves such whole runs with built-in rows, since they ended nearer."""
+    whole = (each for each in profile.tables if profile.is_whole(each))
+    return any(each.steps == run.steps and not each.lambdas.any() for each in whole)
 
 
 def peer_name(run: Measured) -> str:

@@ -14,6 +14,7 @@ from .built_in import best_built_in
 from .measured import Measured
 from .observe import Observer
 from .profile import Profile
+from .simulate import Plan
 
 PART = 4, {"ve": 0.0125, "flow": 0.5}  # image to image: steps, and its start in first sigmas
 ALWAYS = (8, PART[0], 5, 12)  # steps of the runs that every budget measures; the second is PART
@@ -28,10 +29,10 @@ def reserved(samples: int) -> int:
 
 def measure(
     profile: Profile, held: Observer, left: Callable[[], float]
-) -> Iterator[tuple[Measured, LambdaTable]]:
-    """Runs on the held-out samples, while the budget lasts: what was measured, and the table that
-    serves the run: ours, or built-in rows where those end nearer, by more than so few samples may
-    by chance.
+) -> Iterator[tuple[Measured, Plan, LambdaTable | None]]:
+    """Runs on the held-out samples, while the budget lasts: what was measured, of which plan, and
+    the table that serves the run: the plan's, or of built-in rows where those end nearer, by more
+    than so few samples may by chance. None where no built-in rows were run.
 
     ``left()``: evaluations, of all samples, that may still be made.
     """
@@ -42,16 +43,17 @@ def measure(
         if not cost or left() < cost:
             continue
         plan = profile.plan(steps, start)
-        ours, table = held.run(plan), profile.table_of(plan)
+        ours = held.run(plan)
         found = Measured(steps, start, plan.expected, ours.error)
         other = best_built_in(profile, plan)
         if other is None or other.errors is None or left() - cost < later:
-            yield found, table
+            yield found, plan, None
             continue
         theirs, expected = held.run_table(other), other.errors.distilled_fit
         error = float(theirs.mean().sqrt())
         found = replace(found, built_in=error, built_in_predicted=expected, name=other.solver)
-        yield found, other if is_told(ours.squares, theirs) else table
+        nearer = is_told(ours.squares, theirs)
+        yield found, plan, other if nearer else profile.table_of(plan)
 
 
 def is_told(ours: Tensor, theirs: Tensor) -> bool:

@@ -183,9 +183,16 @@ class Profile:
             plan = self.plan(*key[1:])
         else:
             plan = Designer(self.response, self.weight).given(given)
-        table = self.table_of(plan, given is None)
         if given is None and compared(self.measured, *key[1:]):
-            return table  # where built-in rows ended nearer, theirs is among the known ones
+            return self.table_of(plan)  # where built-in rows ended nearer, theirs is a known one
+        return self.chosen(plan, given)
+
+    def chosen(self, plan: Plan, given: Sequence[float] | None = None) -> LambdaTable:
+        """The plan's table, or that of built-in rows where those are expected to end nearer.
+
+        ``given`` is the grid that the plan had to keep.
+        """
+        table = self.table_of(plan, given is None)
         other = best_built_in(self, plan, given)
         return other if other is not None and is_nearer(self, other, table) else table
 
