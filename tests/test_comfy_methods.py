@@ -53,7 +53,7 @@ def test_a_user_who_chooses_nothing_distills_for_any_steps(comfy: ComfyServer) -
     report = run(comfy, distill(demo(), steps=4, samples=8, method=None)).text()
     assert "ready for any number of steps" in report
     (file,) = comfy.models.rglob("*.dode-profile")
-    assert dode.Profile.load(file).samples_fit == 6
+    assert dode.Profile.load(file).samples_fit == 5
 
 
 def test_too_few_samples_for_any_steps(comfy: ComfyServer) -> None:
