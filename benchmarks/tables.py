@@ -1,4 +1,4 @@
-"""How long a profile's tables take to be made, beside the time of one image of 20 steps.
+"""How long a profile's tables take to be made, beside one image of 20 steps; how large it is.
 
 Tables are made on first use, without the model; the bar is 3 seconds on two cores. Those that the
 calibration measured are there already and left out.
@@ -14,14 +14,16 @@ from typing import Any
 
 import dode_core as dode
 from dode_core.report import text_table
+from dode_core.response.profile_file import dump_profile
 
 from .common import write_result
 from .problems import PROBLEMS
 from .profile import calibrated
+from .references import STARTS
 
 PROBLEM, BAR = "EDM, cfg 7", 3.0
 COUNTS = range(3, 31)
-PART, GRID = 0.0375, 8  # where a partial run begins, against the first sigma; steps of a kept grid
+GRID = 8  # steps of a grid that is kept
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     runs: dict[str, Callable[[], Any]] = {
         f"{n} steps": lambda n=n: profile.table(n) for n in COUNTS if profile.known(n, None) is None
     }
-    start = PART * problem.high
+    start = STARTS[problem.parametrization][0]
     runs |= {f"{n} steps from {start:g}": lambda n=n: profile.table(n, start) for n in (3, 6)}
     runs[f"{GRID} steps, kept schedule"] = lambda: profile.table(sigmas=problem.grid(GRID))
     took = {name: seconds(work) for name, work in runs.items()}
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] = ()) -> None:
         f"together {sum(took.values()):.0f} s, longest {max(took.values()):.2f} s; over {BAR:g} s:"
     )
     print(", ".join(late) or "none")
-    write_result("tables", {"20-step image": image, "tables": took})
+    size = len(dump_profile(profile)) / 1024
+    print(f"the profile's file: {size:.0f} KiB")
+    write_result("tables", {"20-step image": image, "tables": took, "file in KiB": size})
 
 
 if __name__ == "__main__":

@@ -36,9 +36,8 @@ LEAST_BUDGET = 56
 LEAST_SAMPLES = 8  # that a host or a command takes; fewer say too little
 LEAST_LEARNED = 5  # samples; half of those given: more runs of fewer samples show more
 FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
-EXPLORED = (9, 6)
-FOLLOWED = (12, 8, 5)
-AGAIN = (8,)  # and no more: runs that 150 evaluations had shown ended further off than of 48
+# Steps of the runs that are observed, and no more: of 150 evaluations profiles were further off.
+OBSERVED = (9, 6, 12, 8, 5, 8)
 LARGE_BUDGET = 120  # from here on samples that are not learned from measure as well
 WEIGHT = 1.0  # of the states on the way: 0.3 left plans that look well only on what was seen
 
@@ -169,7 +168,7 @@ class Calibrator:
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
-        for steps in (*EXPLORED, *FOLLOWED, *AGAIN):
+        for steps in OBSERVED:
             self._follow(steps)
 
     def _follow(self, steps: int) -> None:

@@ -164,8 +164,8 @@ class Response:
 
         x (bands, c, rank); ``noise`` (bands, c, n), the state's weights of earlier unpredicted
         parts, of ``variance`` (bands, c, n); ``teacher``, its states there where they are known
-        already. Returns the outputs' coordinates, their weights of
-        those parts, and the variance (bands, c) of what this evaluation adds.
+        already. Returns the outputs' coordinates, their weights of those parts, and the variance
+        (bands, c) of what this evaluation adds.
         """
         few, back = np.unique(sigma, return_inverse=True)  # candidates mostly share theirs
         teacher = self._state(few)[:, back] if teacher is None else teacher

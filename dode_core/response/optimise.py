@@ -98,8 +98,7 @@ def _normal_equations(
     since, candidates = _perturbed(plan, moves)
     order = np.argsort(since, kind="stable")
     batch = Batch.of([plan, *[candidates[i] for i in order]])
-    deltas = np.full(len(order), DELTA)
-    gram, rhs = simulation.normal_equations(batch, np.append(0, since[order]), deltas, weight)
+    gram, rhs = simulation.normal_equations(batch, np.append(0, since[order]), DELTA, weight)
     back = np.argsort(order)
     return gram[np.ix_(back, back)], rhs[back]
 

@@ -11,7 +11,7 @@ coordinate a stage and band, with its variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,6 @@ import numpy as np
 from .model import Array, Response, unit
 
 HISTORY = 3
-Look = Callable[[int, Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -116,41 +115,42 @@ class Simulation:
     def run(self, batch: Batch, fit: float | None = None) -> Outcome:
         """Simulate; with ``fit``, a ridge, rows are least squares to the teacher at every stage."""
         n, way = batch.rows.shape[1], []
-        rows = np.zeros_like(batch.rows)
-        for k, reached in enumerate(self._stages(batch, rows, fit)):
+        if fit is not None:
+            batch = replace(batch, rows=np.zeros_like(batch.rows))
+        for k, reached in enumerate(self._stages(batch, fit)):
             if k + 1 == n:
-                final = reached
+                final = _residual(*reached)
             elif self.way:
-                way.append(reached / np.sqrt(n))
-        return Outcome(final, np.concatenate(way, 1) if way else final[:, :0], rows)
+                way.append(_residual(*reached) / np.sqrt(n))
+        return Outcome(final, np.concatenate(way, 1) if way else final[:, :0], batch.rows)
 
     def normal_equations(
-        self, batch: Batch, since: Array, deltas: Array, weight: float
+        self, batch: Batch, since: Array, delta: float, weight: float
     ) -> tuple[Array, Array]:
         """J J^T (p, p) and -J r (p,) of the residuals r of the first of a batch of p + 1 plans.
 
-        The others are it with one parameter moved by one of ``deltas`` (p,): forward differences.
+        The others are it with one parameter moved by ``delta``: forward differences.
         A plan goes as the first does before stage ``since`` (p + 1,), which rises from plan to plan
         and is 0 for the first. ``weight`` is that of the states on the way.
         """
-        n, count = batch.rows.shape[1], len(deltas)
+        n, count = batch.rows.shape[1], len(since) - 1
         gram, rhs = np.zeros((count, count)), np.zeros(count)
-        for k, reached in enumerate(self._stages(batch, batch.rows.copy(), None, since)):
+        for k, reached in enumerate(self._stages(batch, None, since)):
             share = 1.0 if k + 1 == n else weight / n
-            moved = len(reached) - 1
-            if share == 0 or moved == 0:
+            if share == 0:
                 continue
-            jacobian = (reached[1:] - reached[0]) / deltas[:moved, None]
+            residual = _residual(*reached)
+            jacobian = (residual[1:] - residual[0]) / delta
+            moved = len(jacobian)
             gram[:moved, :moved] += share * (jacobian @ jacobian.T)
-            rhs[:moved] -= share * (jacobian @ reached[0])
+            rhs[:moved] -= share * (jacobian @ residual[0])
         return gram, rhs
 
     def _stages(
-        self, batch: Batch, rows: Array, fit: float | None, since: Array | None = None
-    ) -> Iterator[Array]:
-        """Residuals after every stage, of the plans that left the first one's way by then.
-
-        Writes the rows that were taken to ``rows``.
+        self, batch: Batch, fit: float | None, since: Array | None = None
+    ) -> Iterator[tuple[_State, Array, Array]]:
+        """After every stage the states, the teacher's, and the variance of the unpredicted parts,
+        of the plans that left the first one's way by then. With ``fit`` it fills the batch's rows.
         """
         n, count = batch.rows.shape[1], len(batch.sigmas)
         active = count if since is None else int((since <= 0).sum())
@@ -171,13 +171,12 @@ class Simulation:
             past = [state.minus(output, 1 / s), *past][:HISTORY]
             used = past[: available(k)]
             goal = self.response.state(t)
-            if fit is None:
-                rows[:active, k] = batch.rows[:active, k]
-            else:
-                rows[:, k, : len(used)] = _least_squares(state, used, goal, t - s, variance, fit)
+            rows = batch.rows[:active, k]
+            if fit is not None:
+                rows[:, : len(used)] = _least_squares(state, used, goal, t - s, variance, fit)
             for j, m in enumerate(used):
-                state = state.plus((t - s) * rows[:active, k, j], m)
-            yield _residual(state, goal, variance)
+                state = state.plus((t - s) * rows[:, j], m)
+            yield state, goal, variance
 
     def _output(
         self, batch: Batch, k: int, state: _State, variance: Array, teacher: Array
