@@ -117,6 +117,7 @@ def expected_of(profile: Profile, run: LinearRun) -> float:
     A schedule that starts below ``sigma_max`` starts from noise of that size, as hosts do it.
     """
     response, n = profile.response, run.evaluations
+    around = response.at(np.array(run.sigmas))
     top = np.array([profile.sigma_max])
     begin = response.state(top) * (run.start / profile.sigma_max)
     variance = np.zeros((len(begin), 1, n))
@@ -129,12 +130,12 @@ def expected_of(profile: Profile, run: LinearRun) -> float:
         return x, noise
 
     whole = math.isclose(run.start, profile.sigma_max, rel_tol=1e-3)
-    for k, sigma in enumerate(run.sigmas):
+    for k in range(n):
         x, noise = combined(run.inputs[k])
         if k == 0 and whole:  # the teacher's own state
             outputs.append((x - response.slope(top), noise))
             continue
-        out, carried, added = response.denoised(np.array([sigma]), x, noise, variance)
+        out, carried, added = around.denoised(np.array([k]), x, noise, variance)
         carried[:, :, k] = 1.0
         variance[:, :, k] = added
         outputs.append((out, carried))

@@ -16,6 +16,7 @@ from ..solve.scheme import Scheme
 from ..tables.fields import OF_PROFILE, Errors
 from ..tables.table import LambdaTable
 from .measured import nearest
+from .run_of_stages import expected_errors
 from .simulate import Plan
 from .usual import usual_grids
 
@@ -34,10 +35,11 @@ def best_built_in(
     if given is None and plan.stages > 1:
         grids += usual_grids(first, profile.sigma_min, plan.stages, kind)
     found: list[tuple[float, str, Sequence[float]]] = []
-    for grid in grids:
-        for name in SOLVERS:
-            with suppress(DodeError):
-                found.append((profile.expected_plain(name, grid), name, grid))
+    for name in SOLVERS:
+        with suppress(DodeError):
+            runs = [Scheme(name, kind).plain(grid) for grid in grids]
+            errors = expected_errors(profile.response, runs).tolist()
+            found += [(error, name, grid) for error, grid in zip(errors, grids, strict=True)]
     if not found:
         return None
     error, name, grid = min(found, key=lambda each: each[0])

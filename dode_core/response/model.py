@@ -17,7 +17,6 @@ Arrays are (bands, candidates, rank): coordinates of :mod:`.frame`, many runs at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,22 +106,16 @@ class Response:
         return bool(np.isfinite(self._inverse).all() and np.isfinite(self._weights).all())
 
     def _curves(self, logs: Array) -> tuple[Array, Array]:
-        fine, j, nu = self.curve
+        fine, *curves = self.curve
         falling = fine[0] > fine[-1]
         at, cells = (-logs, -fine) if falling else (logs, fine)
-        i = np.clip(np.searchsorted(cells, at) - 1, 0, len(fine) - 2)
-        t = np.clip((at - cells[i]) / (cells[i + 1] - cells[i]), 0, 1)
-        return j[:, i] * (1 - t) + j[:, i + 1] * t, nu[:, i] * (1 - t) + nu[:, i + 1] * t
+        i = np.minimum(np.maximum(np.searchsorted(cells, at) - 1, 0), len(fine) - 2)
+        t = np.minimum(np.maximum((at - cells[i]) / (cells[i + 1] - cells[i]), 0), 1)
+        j, nu = (curve[:, i] * (1 - t) + curve[:, i + 1] * t for curve in curves)
+        return j, nu
 
     def state(self, sigma: Array) -> Array:
-        """The teacher's states at sigmas (c,): cubic Hermite in log sigma; (bands, c, rank)."""
-        return _once(self._state, sigma)
-
-    def slope(self, sigma: Array) -> Array:
-        """The teacher's x - denoised at sigmas (c,), four-point Lagrange in log sigma."""
-        return _once(self._slope, sigma)
-
-    def _state(self, sigma: Array) -> Array:
+        """The teacher's states at sigmas (f,): cubic Hermite in log sigma; (bands, f, rank)."""
         inside = np.maximum(sigma, self.knots[-1])
         logs = np.log(inside)
         i = np.clip(np.searchsorted(-self.logs, -logs), 1, len(self.knots) - 1)
@@ -139,57 +132,77 @@ class Response:
         rest = np.where(sigma < self.knots[-1], sigma / self.knots[-1], 1.0)[:, None]
         return out * rest + (1 - rest) * self.final[:, None]
 
-    def _slope(self, sigma: Array) -> Array:
+    def slope(self, sigma: Array) -> Array:
+        """The teacher's x - denoised at sigmas (f,), four-point Lagrange in log sigma."""
         logs = np.log(sigma)
-        i = np.searchsorted(-self.logs, -logs)
-        low = np.clip(i - 2, 0, len(self.knots) - 4)
-        nodes = self.logs[low[:, None] + np.arange(4)]
-        out = 0.0
-        for a in range(4):
-            others = [b for b in range(4) if b != a]
-            top = np.prod([logs - nodes[:, b] for b in others], axis=0)
-            weight = top / np.prod([nodes[:, a] - nodes[:, b] for b in others], axis=0)
-            out = out + weight[:, None] * self.slopes[:, low + a]
-        return np.asarray(out)
+        low = np.searchsorted(-self.logs, -logs) - 2
+        places = np.minimum(np.maximum(low, 0), len(self.knots) - 4)[:, None] + np.arange(4)
+        nodes = self.logs[places]
+        off = (logs[:, None] - nodes)[:, None, :]
+        apart = nodes[:, :, None] - nodes[:, None, :]
+        own = np.eye(4, dtype=bool)
+        weights = np.where(own, 1.0, off / np.where(own, 1.0, apart)).prod(2)
+        return np.einsum("ca,bcar->bcr", weights, self.slopes[:, places])
 
-    def denoised(
-        self,
-        sigma: Array,
-        x: Array,
-        noise: Array,
-        variance: Array,
-        teacher: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
-        """Denoised outputs of states at sigmas (c,).
-
-        x (bands, c, rank); ``noise`` (bands, c, n), the state's weights of earlier unpredicted
-        parts, of ``variance`` (bands, c, n); ``teacher``, its states there where they are known
-        already. Returns the outputs' coordinates, their weights of those parts, and the variance
-        (bands, c) of what this evaluation adds.
-        """
-        few, back = np.unique(sigma, return_inverse=True)  # candidates mostly share theirs
-        teacher = self._state(few)[:, back] if teacher is None else teacher
-        dx = x - teacher
-        logs = line(few, self.parametrization)
-        curves = self._curves(logs)
-        j, nu = (curve[:, back] for curve in curves)
-        square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
-        out = teacher - self._slope(few)[:, back] + j[:, :, None] * dx
-        added = nu * square
+    def at(self, sigma: Array) -> Around:
+        """What there is at sigmas (f,); runs may end at 0, where no output is asked for."""
+        above = np.where(sigma > 0, sigma, self.knots[-1])
+        logs = line(above, self.parametrization)
+        j, nu = self._curves(logs)
+        state, known = self.state(sigma), None
         if self.points is not None:
             near = np.exp(-0.5 * ((logs[:, None] - self.points.logs) / REACH) ** 2)
-            scale = near * np.sqrt(curves[1])[:, :, None] * self._scale[:, None, :]
-            known = (dx @ self._transposed) * scale[:, back]
-            out += known @ self._weights
-            added = added - np.einsum("bcm,bcm->bc", known @ self._inverse, known)
-        return out, j[:, :, None] * noise, np.maximum(added, NUGGET * nu * square) + 1e-16
+            scale = near * np.sqrt(nu)[:, :, None] * self._scale[:, None, :]
+            known = _Known(scale, self._transposed, self._weights, self._inverse)
+        return Around(state, state - self.slope(above), j, nu, known)
 
 
-def _once(read: Callable[[Array], Array], sigma: Array) -> Array:
-    """``read`` at every sigma once: candidates mostly share theirs."""
-    few, back = np.unique(sigma, return_inverse=True)
-    found = read(few)
-    return found if len(few) == len(sigma) == 1 else found[:, back]
+@dataclass
+class _Known:
+    """What was observed: its covariance with what is to come, dx (bands, rank, m), the answers'
+    weights, and the inverse of its own covariance.
+    """
+
+    scale: Array  # (bands, f, m)
+    dx: Array
+    weights: Array
+    inverse: Array
+
+
+@dataclass
+class Around:
+    """What a response has at sigmas (f,), read once for many runs.
+
+    state, output: (bands, f, rank) of the teacher; j, nu: (bands, f).
+    """
+
+    state: Array
+    output: Array
+    j: Array
+    nu: Array
+    known: _Known | None
+
+    def denoised(
+        self, at: Array, x: Array, noise: Array, variance: Array
+    ) -> tuple[Array, Array, Array]:
+        """Denoised outputs of states at the sigmas of these places ``at`` (c,).
+
+        x (bands, c, rank); ``noise`` (bands, c, n), the state's weights of earlier unpredicted
+        parts, of ``variance`` (bands, c, n). Returns the outputs' coordinates, their weights of
+        those parts, and the variance (bands, c) of what this evaluation adds.
+        """
+        dx = x - self.state[:, at]
+        j, nu = self.j[:, at, None], self.nu[:, at]
+        square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
+        added, out = nu * square, self.output[:, at]
+        if self.known is not None:
+            known = dx @ self.known.dx
+            known *= self.known.scale[:, at]
+            added -= np.einsum("bcm,bcm->bc", known @ self.known.inverse, known)
+            out += known @ self.known.weights
+        dx *= j
+        out += dx
+        return out, j * noise, np.maximum(added, NUGGET * nu * square) + 1e-16
 
 
 def default_curve(

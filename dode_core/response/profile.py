@@ -118,7 +118,7 @@ class Profile:
     ) -> float:
         """The same for a solver's plain rows on a grid; ``kind``: another parametrisation's."""
         stages = Scheme(solver, kind or self.parametrization).plain(self._grid(sigmas))
-        return expected_error(self.response, stages, ())
+        return expected_error(self.response, stages)
 
     def optimism(self, table: LambdaTable) -> float:
         """Measured over expected error in the measured run that is most like a table's, at least 1.

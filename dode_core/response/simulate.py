@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .model import Array, Response, unit
+from .model import Around, Array, Response, unit
 
 HISTORY = 3
 
@@ -84,13 +84,20 @@ class _State:
     x: Array  # (bands, c, rank)
     noise: Array  # (bands, c, n)
 
-    def plus(self, weight: Array, other: _State) -> _State:
-        w = weight[None, :, None]
-        return _State(self.x + w * other.x, self.noise + w * other.noise)
+    def plus(self, weights: Array, others: Sequence[_State]) -> _State:
+        """With ``weights`` (c, others)."""
+        found = _State(self.x.copy(), self.noise.copy())
+        for w, other in zip(weights.T[:, None, :, None], others, strict=True):
+            found.x += w * other.x
+            found.noise += w * other.noise
+        return found
 
     def minus(self, other: _State, scale: Array) -> _State:
         s = scale[None, :, None]
-        return _State((self.x - other.x) * s, (self.noise - other.noise) * s)
+        found = _State(self.x - other.x, self.noise - other.noise)
+        found.x *= s
+        found.noise *= s
+        return found
 
     def with_copies(self, more: int) -> _State:
         """So many candidates more, where the first one is."""
@@ -140,7 +147,8 @@ class Simulation:
             if share == 0:
                 continue
             residual = _residual(*reached)
-            jacobian = (residual[1:] - residual[0]) / delta
+            jacobian = residual[1:] - residual[0]
+            jacobian /= delta
             moved = len(jacobian)
             gram[:moved, :moved] += share * (jacobian @ jacobian.T)
             rhs[:moved] -= share * (jacobian @ residual[0])
@@ -154,45 +162,52 @@ class Simulation:
         """
         n, count = batch.rows.shape[1], len(batch.sigmas)
         active = count if since is None else int((since <= 0).sum())
-        start = self.response.state(batch.sigmas[:active, 0])
+        seen = [batch.sigmas] if batch.ahead is None else [batch.sigmas, batch.ahead[:, None]]
+        few, places = np.unique(np.concatenate(seen, 1), return_inverse=True)  # mostly shared
+        around, places = self.response.at(few), places.reshape(count, -1)
+        start = around.state[:, places[:active, 0]]
         zeros = np.zeros((*start.shape[:2], n))
         state, variance = _State(start, zeros), zeros.copy()
         kind = self.response.parametrization
         norm = np.array([unit(s, kind) for s in batch.sigmas[:active, 0]])
-        past, goal = [_State(start / norm[None, :, None], zeros)], start
+        past = [_State(start / norm[None, :, None], zeros)]
         for k in range(n):
             more = 0 if since is None else int((since <= k).sum()) - active
             if more:
-                active, goal = active + more, _with_copies(goal, more)
-                variance = _with_copies(variance, more)
+                active, variance = active + more, _with_copies(variance, more)
                 state, past = state.with_copies(more), [m.with_copies(more) for m in past]
             s, t = batch.sigmas[:active, k], batch.sigmas[:active, k + 1]
-            output = self._output(batch, k, state, variance, goal)
+            output = self._output(batch, k, state, variance, around, places[:active])
             past = [state.minus(output, 1 / s), *past][:HISTORY]
             used = past[: available(k)]
-            goal = self.response.state(t)
+            goal = around.state[:, places[:active, k + 1]]
             rows = batch.rows[:active, k]
             if fit is not None:
                 rows[:, : len(used)] = _least_squares(state, used, goal, t - s, variance, fit)
-            for j, m in enumerate(used):
-                state = state.plus((t - s) * rows[:, j], m)
+            state = state.plus((t - s)[:, None] * rows[:, : len(used)], used)
             yield state, goal, variance
 
     def _output(
-        self, batch: Batch, k: int, state: _State, variance: Array, teacher: Array
+        self,
+        batch: Batch,
+        k: int,
+        state: _State,
+        variance: Array,
+        around: Around,
+        places: Array,
     ) -> _State:
-        """The denoised output of stage k; ``teacher`` are its states at the stage's sigmas."""
-        s = batch.sigmas[: state.x.shape[1], k]
+        """The denoised output of stage k; ``places`` (c, n + 1 or n + 2) of the sigmas in
+        ``around``, the look ahead's last.
+        """
+        at, x = places[:, k], state.x
         if k == 0 and batch.ahead is None:  # the teacher's own state: nothing is left to guess
-            x = state.x - self.response.slope(s)
+            x = x - around.state[:, at] + around.output[:, at]
             return _State(x, np.zeros_like(state.noise))
-        at, seen, there = s, state, teacher if k else None
         if k == 0 and batch.ahead is not None:
-            at = batch.ahead[: len(s)]
-            ratio = (at / s)[None, :, None]
-            x = state.x * ratio + (1 - ratio) * self.response.mean[:, None]
-            seen = _State(x, state.noise)
-        out, noise, added = self.response.denoised(at, seen.x, seen.noise, variance, there)
+            at = places[:, -1]
+            ratio = (batch.ahead / batch.sigmas[:, 0])[None, : len(at), None]
+            x = x * ratio + (1 - ratio) * self.response.mean[:, None]
+        out, noise, added = around.denoised(at, x, state.noise, variance)
         noise[:, :, k] = 1.0
         variance[:, :, k] = added
         return _State(out, noise)
@@ -200,8 +215,12 @@ class Simulation:
 
 def _residual(state: _State, goal: Array, variance: Array) -> Array:
     """(c, elements): squares sum to the mean square distance from the goal."""
-    parts = np.concatenate([state.x - goal, state.noise * np.sqrt(variance)], 2)
-    return parts.transpose(1, 0, 2).reshape(parts.shape[1], -1)
+    bands, count, rank = goal.shape
+    parts = np.empty((count, bands, rank + variance.shape[2]))
+    np.subtract(state.x.swapaxes(0, 1), goal.swapaxes(0, 1), out=parts[:, :, :rank])
+    noise = (state.noise.swapaxes(0, 1), np.sqrt(variance).swapaxes(0, 1))
+    np.multiply(*noise, out=parts[:, :, rank:])
+    return parts.reshape(count, -1)
 
 
 def _least_squares(
