@@ -16,6 +16,7 @@ NAMES = {
     "fuzz": "a million hostile files, names and grids (half an hour, resumable)",
     "few_step": "error against model evaluations, ours and every built-in sampler (hours)",
     "profile": "one calibration for every run, against every built-in sampler (hours, resumable)",
+    "belief": "is what a profile expects right: runs foretold by others (minutes)",
     "tables": "how long the tables of a profile take (minutes)",
     "prompts": "profiles of one prompt and of many (half an hour, resumable)",
     "between": "profiles at a cfg between two that were calibrated (half an hour, resumable)",

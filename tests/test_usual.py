@@ -37,7 +37,7 @@ def test_plain_plans_are_the_samplers(kind: str) -> None:
     number of steps; iPNDM, but for its fourth order, where its last step to 0 is the fourth.
     """
     found = profile(kind)
-    simulation = Designer(found.response).simulation
+    simulation = Designer(found.response).judge
     for steps, names in ((4, ("deis", "ipndm")), (9, ("deis",))):
         grids = usual_grids(found.sigma_max, found.sigma_min, steps, kind)
         plans = plain_plans(grids, kind)
@@ -56,6 +56,6 @@ def test_a_long_run_begins_at_built_in_rows(kind: str, steps: int) -> None:
     found = profile(kind)
     plan = found.plan(steps)
     plain = plain_plans(usual_grids(found.sigma_max, found.sigma_min, steps, kind), kind)
-    least = predicted(Designer(found.response).simulation, plain).min()
+    least = predicted(Designer(found.response).judge, plain).min()
     assert plan.expected < 0.8 * least
     assert plan.sigmas[-2] >= found.sigma_min and np.all(np.diff(plan.sigmas) < 0)

@@ -26,12 +26,16 @@ TOP = {True: 0.8, False: 0.97}  # the highest inner node against the look ahead,
 
 
 class Designer:
-    """Finds plans for a response; ``low`` is the teacher's lowest sigma."""
+    """Finds plans for a response; ``low`` is the teacher's lowest sigma.
+
+    They are made with what is hoped of it and chosen by what is expected: what a plan was made for
+    it seems to do well.
+    """
 
     def __init__(self, response: Response, weight: float = 0.0) -> None:
         self.response, self.weight = response, weight
         self.parametrization = response.parametrization
-        self.simulation = Simulation(response)
+        self.simulation, self.judge = Simulation(response.hoped()), Simulation(response)
         self.low = float(response.knots[-1]) * 1.02
         self.high = float(response.knots[0])
 
@@ -55,7 +59,7 @@ class Designer:
         greedily = greedy(self.simulation, [blank(grid, ahead) for grid in grids])
         greedily = sorted(greedily, key=lambda plan: plan.expected)
         if steps == 1:
-            return greedily[0]
+            return with_expected(greedily[0], self.predict(greedily[0]))
         plans = [*_apart(greedily, kept if steps <= LONG else 1, moves), *known]
         found = self._optimised(plans, moves, ROUNDS if steps <= LONG else LONG_ROUNDS)
         if steps <= LONG:
@@ -76,7 +80,10 @@ class Designer:
     def _optimised(self, plans: Sequence[Plan], moves: Moves, rounds: int = ROUNDS) -> Plan:
         """The best plan that is reached from these."""
         found = [optimise(self.simulation, plan, moves, self.weight, rounds) for plan in plans]
-        return min(found, key=lambda plan: plan.expected)
+        errors = predicted(self.judge, found).tolist()
+        both = [error * plan.expected for error, plan in zip(errors, found, strict=True)]
+        best = both.index(min(both))
+        return with_expected(found[best], errors[best])
 
     def given(self, sigmas: Sequence[float], known: Sequence[Plan] = ()) -> Plan:
         """Rows for a grid that is given."""
@@ -87,7 +94,7 @@ class Designer:
 
     def predict(self, plan: Plan) -> float:
         """The predicted RMS of the final error."""
-        return float(predicted(self.simulation, [plan])[0])
+        return float(predicted(self.judge, [plan])[0])
 
     def _grids(self, steps: int, first: float, ahead: float | None) -> list[tuple[float, ...]]:
         moves = Moves(self.parametrization, self.low)

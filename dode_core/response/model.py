@@ -9,7 +9,8 @@ in every spatial frequency band b: a linear operator that is J_b on average and 
 known but its size nu_b and that it changes slowly with sigma. Runs that were observed say more:
 given their dx_i and dD_i, e is the conditional mean of that Gaussian process (kriging), linear in
 dx, with the conditional variance as noise. An observed run is reproduced exactly, and the further a
-run is from all that was seen the less it is trusted.
+run is from all that was seen the less it is trusted. How slowly, and how far, is a :class:`Belief`:
+runs are designed with one that hopes, and what is expected of them is said with one that is right.
 
 Arrays are (bands, candidates, rank): coordinates of :mod:`.frame`, many runs at once.
 """
@@ -17,47 +18,14 @@ Arrays are (bands, candidates, rank): coordinates of :mod:`.frame`, many runs at
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..solve.noise import FLOW_SIGMA_LIMIT
+from .belief import EXPECTED, HOPED, Array, Belief, Points
 
-Array = np.ndarray
-WIDTH = 0.4  # of the smoothing of J and nu, on the line: see `line`
-REACH = 1.5  # of k, on the line
-TRUST = 0.3  # of what single points miss, as nu: most of it is the same from point to point
-NUGGET = 1e-4  # of the process, relative: rounding, and that outputs were seen once
 FINE = 96  # points of the curves that J and nu are read from
-LEAST_NU = 1e-6
-
-
-@dataclass
-class Points:
-    """Observed answers: places on the line (m,), dx and dD (bands, m, rank)."""
-
-    logs: Array
-    dx: Array
-    answer: Array
-
-    def curves(self, logs: Array) -> tuple[Array, Array]:
-        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed.
-
-        Below all that was observed they go to 1 and 0 with sigma^2, as any denoiser's do: taken for
-        constant, a last evaluation at a tiny sigma would seem to mend a state, and runs end in one.
-        """
-        size = (self.dx**2).sum(2) + 1e-300
-        slopes = (self.dx * self.answer).sum(2) / size
-        rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
-        weights = np.exp(-0.5 * ((logs[:, None] - self.logs) / WIDTH) ** 2) + 1e-12
-        weights /= weights.sum(1, keepdims=True)
-        mean = slopes @ weights.T
-        spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
-        found = rest @ weights.T + np.maximum(spread, 0)
-        below = np.exp(2 * np.minimum(logs - self.logs.min(), 0))
-        inside = np.clip(mean, 0, 1)  # where a Gaussian's J is: P / (P + sigma^2)
-        mean = np.where(below < 1, inside / (inside + (1 - inside) * below + 1e-12), mean)
-        return mean, np.maximum(TRUST * found * below, LEAST_NU)
 
 
 @dataclass
@@ -65,7 +33,8 @@ class Response:
     """What is known of a checkpoint: see this module. ``knots`` are the teacher's sigmas, falling.
 
     states, slopes: (bands, knots, rank) of the teacher, slope = x - denoised = dx / d log sigma;
-    final, mean: (bands, rank); ``curve`` = places on the line, J and nu where nothing was observed.
+    final, mean: (bands, rank); ``curve`` = places on the line, J and nu where nothing was observed;
+    ``belief``: see :mod:`.belief`.
     """
 
     knots: Array
@@ -76,6 +45,7 @@ class Response:
     curve: tuple[Array, Array, Array]
     parametrization: str
     points: Points | None = None
+    belief: Belief = EXPECTED
     logs: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,21 +53,27 @@ class Response:
         if self.points is not None:
             ends = line(self.knots[[0, -1]], self.parametrization)
             fine = np.linspace(ends[0], ends[1], FINE)
-            self.curve = (fine, *self.points.curves(fine))
+            self.curve = (fine, *self.points.curves(fine, self.belief.trust))
             self._condition(self.points)
 
     def _condition(self, points: Points) -> None:
         j, nu = self._curves(points.logs)
         self._scale = np.sqrt(nu)  # (bands, m)
-        near = np.exp(-0.5 * ((points.logs[:, None] - points.logs) / REACH) ** 2)
+        near = self.belief.near(points.logs, points.logs)
         inner = points.dx @ points.dx.transpose(0, 2, 1)
         gram = inner * near * self._scale[:, :, None] * self._scale[:, None, :]
         size = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 1e-300))
-        unit = gram / size[:, :, None] / size[:, None, :] + NUGGET * np.eye(len(points.logs))
+        unit = gram / size[:, :, None] / size[:, None, :] + self.belief.nugget * np.eye(
+            len(points.logs)
+        )
         inverse = np.linalg.inv(unit) / size[:, :, None] / size[:, None, :]
         missing = points.answer - j[:, :, None] * points.dx
         self._inverse, self._weights = inverse, inverse @ missing
         self._transposed = np.ascontiguousarray(points.dx.transpose(0, 2, 1))
+
+    def hoped(self) -> Response:
+        """What runs are designed with."""
+        return replace(self, belief=HOPED)
 
     def is_finite(self) -> bool:
         """Whether what was derived from the numbers is finite as well."""
@@ -151,10 +127,10 @@ class Response:
         j, nu = self._curves(logs)
         state, known = self.state(sigma), None
         if self.points is not None:
-            near = np.exp(-0.5 * ((logs[:, None] - self.points.logs) / REACH) ** 2)
+            near = self.belief.near(logs, self.points.logs)
             scale = near * np.sqrt(nu)[:, :, None] * self._scale[:, None, :]
             known = _Known(scale, self._transposed, self._weights, self._inverse)
-        return Around(state, state - self.slope(above), j, nu, known)
+        return Around(state, state - self.slope(above), j, nu, known, self.belief.nugget)
 
 
 @dataclass
@@ -181,6 +157,7 @@ class Around:
     j: Array
     nu: Array
     known: _Known | None
+    nugget: float
 
     def denoised(
         self, at: Array, x: Array, noise: Array, variance: Array
@@ -202,7 +179,7 @@ class Around:
             out += known @ self.known.weights
         dx *= j
         out += dx
-        return out, j * noise, np.maximum(added, NUGGET * nu * square) + 1e-16
+        return out, j * noise, np.maximum(added, self.nugget * nu * square) + 1e-16
 
 
 def default_curve(

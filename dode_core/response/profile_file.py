@@ -130,11 +130,11 @@ def _response(tensors: Mapping[str, Array], kind: str) -> Response:
     points = None
     if "points.logs" in tensors:
         points = Points(*(tensors[f"points.{key}"] for key in ("logs", "dx", "answer")))
-    known = {key: tensors[key] for key in ("knots", "states", "slopes", "final", "mean")}
+    states, slopes, final = (tensors[key] for key in ("states", "slopes", "final"))
     try:
         with np.errstate(all="ignore"):
             curve = logs, tensors["curve.j"], nu
-            response = Response(**known, curve=curve, points=points, parametrization=kind)
+            response = Response(knots, states, slopes, final, tensors["mean"], curve, kind, points)
     except np.linalg.LinAlgError as error:
         raise TableError(f"its observed runs contradict each other ({error}).") from error
     if not response.is_finite():
