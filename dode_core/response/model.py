@@ -63,9 +63,8 @@ class Response:
         inner = points.dx @ points.dx.transpose(0, 2, 1)
         gram = inner * near * self._scale[:, :, None] * self._scale[:, None, :]
         size = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 1e-300))
-        unit = gram / size[:, :, None] / size[:, None, :] + self.belief.nugget * np.eye(
-            len(points.logs)
-        )
+        unit = gram / size[:, :, None] / size[:, None, :]
+        unit += self.belief.nugget * np.eye(len(points.logs))
         inverse = np.linalg.inv(unit) / size[:, :, None] / size[:, None, :]
         missing = points.answer - j[:, :, None] * points.dx
         self._inverse, self._weights = inverse, inverse @ missing

@@ -135,9 +135,10 @@ def _response(tensors: Mapping[str, Array], kind: str) -> Response:
         with np.errstate(all="ignore"):
             curve = logs, tensors["curve.j"], nu
             response = Response(knots, states, slopes, final, tensors["mean"], curve, kind, points)
+            finite = response.is_finite() and response.hoped().is_finite()
     except np.linalg.LinAlgError as error:
         raise TableError(f"its observed runs contradict each other ({error}).") from error
-    if not response.is_finite():
+    if not finite:
         raise TableError("its observed runs make numbers that are not finite.")
     return response
 
