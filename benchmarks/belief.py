@@ -17,18 +17,19 @@ from dode_core import Profile
 from dode_core.calibration import OBSERVED
 from dode_core.report import text_table
 from dode_core.response.belief import EXPECTED, HOPED, Belief
+from dode_core.response.optimise import Moves
 
 from .common import write_result
 from .problems import PROBLEMS
 from .profile import calibrated, load
 
 BELIEFS = {"expected": EXPECTED, "hoped": HOPED}
-# Beside them: the same kernels with another reach, and a rougher and a smoother one.
+# Beside them: another reach, a smoother kernel, and a narrower Gaussian.
 OTHERS = {
     "expected, reach 0.7": replace(EXPECTED, reach=0.7),
     "expected, reach 3": replace(EXPECTED, reach=3.0),
     "expected, power 1.5": replace(EXPECTED, power=1.5),
-    "hoped, reach 0.7": replace(HOPED, reach=1.0),
+    "hoped, reach 1": replace(HOPED, reach=1.0),
 }
 SETTING = "quick"
 
@@ -52,8 +53,7 @@ def left_out(profile: Profile, belief: Belief) -> tuple[float, float]:
         )
         response = replace(profile.response, points=some, belief=belief)
         logs, dx, answer = points.logs[told], points.dx[:, told], points.answer[:, told]
-        flow = profile.parametrization == "flow"
-        around = response.at(1 / (1 + np.exp(-logs)) if flow else np.exp(logs))
+        around = response.at(Moves(profile.parametrization, profile.sigma_min).sigma(logs))
         nothing = np.zeros((*dx.shape[:2], 1))
         out, _, variance = around.denoised(
             np.arange(len(told)), around.state + dx, nothing, nothing

@@ -33,8 +33,8 @@ class Belief:
 # Runs foretold from the others that were observed: the mean of squared error over variance was 0.6
 # to 2.0 with this on eight of nine models, 20 to 294 with the other (docs/benchmarks.md).
 EXPECTED = Belief(1.0, 1.5, 1.0, 1e-3)
-# A smoother operator that is better known than it is. Rows made with it end nearer: with the noise
-# that is to be expected they average where they should follow.
+# A smoother operator that is better known than it is. Rows made with it end nearer on two of three
+# guided models, further off on the third; why was not found.
 HOPED = Belief(2.0, 1.5 * math.sqrt(2), 0.3, 1e-4)
 
 

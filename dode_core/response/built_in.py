@@ -36,10 +36,13 @@ def best_built_in(
         grids += usual_grids(first, profile.sigma_min, plan.stages, kind)
     found: list[tuple[float, str, Sequence[float]]] = []
     for name in SOLVERS:
-        with suppress(DodeError):
-            runs = [Scheme(name, kind).plain(grid) for grid in grids]
-            errors = expected_errors(profile.response, runs).tolist()
-            found += [(error, name, grid) for error, grid in zip(errors, grids, strict=True)]
+        runs, served = [], []
+        for grid in grids:
+            with suppress(DodeError):  # a solver that cannot run one grid may run the others
+                runs.append(Scheme(name, kind).plain(grid))
+                served.append(grid)
+        errors = expected_errors(profile.response, runs).tolist() if runs else []
+        found += [(error, name, grid) for error, grid in zip(errors, served, strict=True)]
     if not found:
         return None
     error, name, grid = min(found, key=lambda each: each[0])

@@ -124,39 +124,27 @@ class Response:
         above = np.where(sigma > 0, sigma, self.knots[-1])
         logs = line(above, self.parametrization)
         j, nu = self._curves(logs)
-        state, known = self.state(sigma), None
+        state, scale = self.state(sigma), None
         if self.points is not None:
             near = self.belief.near(logs, self.points.logs)
             scale = near * np.sqrt(nu)[:, :, None] * self._scale[:, None, :]
-            known = _Known(scale, self._transposed, self._weights, self._inverse)
-        return Around(state, state - self.slope(above), j, nu, known, self.belief.nugget)
-
-
-@dataclass
-class _Known:
-    """What was observed: its covariance with what is to come, dx (bands, rank, m), the answers'
-    weights, and the inverse of its own covariance.
-    """
-
-    scale: Array  # (bands, f, m)
-    dx: Array
-    weights: Array
-    inverse: Array
+        return Around(self, state, state - self.slope(above), j, nu, scale)
 
 
 @dataclass
 class Around:
     """What a response has at sigmas (f,), read once for many runs.
 
-    state, output: (bands, f, rank) of the teacher; j, nu: (bands, f).
+    state, output: (bands, f, rank) of the teacher; j, nu: (bands, f); ``scale`` (bands, f, m) of
+    the covariance with what was observed, None where nothing was.
     """
 
+    response: Response
     state: Array
     output: Array
     j: Array
     nu: Array
-    known: _Known | None
-    nugget: float
+    scale: Array | None
 
     def denoised(
         self, at: Array, x: Array, noise: Array, variance: Array
@@ -171,14 +159,16 @@ class Around:
         j, nu = self.j[:, at, None], self.nu[:, at]
         square = np.einsum("bcr,bcr->bc", dx, dx) + np.einsum("bcn,bcn->bc", noise**2, variance)
         added, out = nu * square, self.output[:, at]
-        if self.known is not None:
-            known = dx @ self.known.dx
-            known *= self.known.scale[:, at]
-            added -= np.einsum("bcm,bcm->bc", known @ self.known.inverse, known)
-            out += known @ self.known.weights
+        response = self.response
+        if self.scale is not None:
+            known = dx @ response._transposed
+            known *= self.scale[:, at]
+            added -= np.einsum("bcm,bcm->bc", known @ response._inverse, known)
+            out += known @ response._weights
         dx *= j
         out += dx
-        return out, j * noise, np.maximum(added, self.nugget * nu * square) + 1e-16
+        least = response.belief.nugget * nu * square
+        return out, j * noise, np.maximum(added, least) + 1e-16
 
 
 def default_curve(
