@@ -26,7 +26,7 @@ from .few_step import Bench
 from .foretold import Sampler, advise
 from .peers import HOST_SCHEDULERS, NAMES, NEWER_SCHEDULERS
 from .problems import PROBLEMS
-from .profile import made
+from .profile_jobs import made
 from .references import reference
 
 PATH = RESULTS / "advice.json"

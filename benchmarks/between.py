@@ -20,7 +20,7 @@ from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
 from .problems import PROBLEMS, Problem
-from .profile import calibrated, errors
+from .profile_jobs import calibrated, errors
 from .references import reference
 
 PATH = RESULTS / "between.json"

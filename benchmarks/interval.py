@@ -24,7 +24,7 @@ from torch import Tensor
 import dode_core as dode
 from dode_core.report import text_table
 
-from . import profile as full
+from . import profile_jobs as full
 from .common import RESULTS, add_result, load_results
 from .problems import LOW, Problem
 from .references import CACHE, PART, SEED, reference

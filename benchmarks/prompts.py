@@ -17,7 +17,7 @@ import dode_core as dode
 from dode_core.report import text_table
 
 from .common import RESULTS, add_result, load_results
-from .profile import calibrated, errors
+from .profile_jobs import calibrated, errors
 from .references import reference
 from .refine import of_prompt
 

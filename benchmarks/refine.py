@@ -27,7 +27,8 @@ from dode_core.report import text_table
 from .common import RESULTS, add_result, load_results
 from .few_step import load as few_step
 from .problems import PROBLEMS, Problem
-from .profile import SAMPLES, SEED, errors, made, peers
+from .profile import peers
+from .profile_jobs import SAMPLES, SEED, errors, made
 from .references import reference
 
 PATH = RESULTS / "refine.json"

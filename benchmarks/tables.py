@@ -18,7 +18,7 @@ from dode_core.response.profile_file import dump_profile
 
 from .common import write_result
 from .problems import PROBLEMS
-from .profile import calibrated
+from .profile_jobs import calibrated
 from .references import STARTS
 
 PROBLEM, BAR = "EDM, cfg 7", 3.0

@@ -46,20 +46,23 @@ class Points:
     dx: Array
     answer: Array
 
-    def curves(self, logs: Array, trust: float) -> tuple[Array, Array]:
-        """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed.
+    def curves(self, logs: Array, trust: float, clear: Array) -> tuple[Array, Array]:
+        """J and nu at ``logs`` (n,), each (bands, n): regressions over the ``clear`` points
+        (bands, m; at least one in a band), smoothed.
 
         Below all that was observed they go to 1 and 0 with sigma^2, as any denoiser's do: taken for
         constant, a last evaluation at a tiny sigma would seem to mend a state, and runs end in one.
         """
         size = (self.dx**2).sum(2) + 1e-300
-        slopes = (self.dx * self.answer).sum(2) / size
+        slopes = np.where(clear, (self.dx * self.answer).sum(2) / size, 0)
         rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
+        rest = np.where(clear, rest, 0)
         weights = np.exp(-0.5 * ((logs[:, None] - self.logs) / WIDTH) ** 2) + 1e-12
-        weights /= weights.sum(1, keepdims=True)
-        mean = slopes @ weights.T
-        spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
-        found = rest @ weights.T + np.maximum(spread, 0)
+        weights = weights * clear[:, None, :]  # (bands, n, m)
+        weights /= weights.sum(2, keepdims=True)
+        mean = np.einsum("bnm,bm->bn", weights, slopes)
+        spread = np.einsum("bnm,bm->bn", weights, slopes**2) - mean**2  # J moves between points
+        found = np.einsum("bnm,bm->bn", weights, rest) + np.maximum(spread, 0)
         below = np.exp(2 * np.minimum(logs - self.logs.min(), 0))
         inside = np.clip(mean, 0, 1)  # where a Gaussian's J is: P / (P + sigma^2)
         mean = np.where(below < 1, inside / (inside + (1 - inside) * below + 1e-12), mean)

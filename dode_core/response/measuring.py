@@ -15,10 +15,14 @@ from .measured import Measured
 from .observe import Observer
 from .profile import Profile
 from .simulate import Plan
+from .usual import even_sigma
 
-PART = 4, {"ve": 0.0125, "flow": 0.5}  # image to image: steps, and its start in first sigmas
-ALWAYS = (8, PART[0], 5, 12)  # steps of the runs that every budget measures; the second is PART
+ALWAYS = (8, 4, 5, 12)  # steps of the runs that every budget measures
+PARTIAL = 1  # which of them is image to image
 COMPARED = ALWAYS[:1]  # what every budget measures beside built-in rows
+# Standard errors. With one, chance left all whole runs of a calibration (EDM, cfg 3) to built-in
+# rows that are a third further off.
+TOLD = 2.0
 MORE = (6, 10, 4, 7, 15, 20, 30)  # what the rest of a larger budget goes to
 
 
@@ -36,9 +40,9 @@ def measure(
 
     ``left()``: evaluations, of all samples, that may still be made.
     """
-    part = PART[1][profile.parametrization] * profile.sigma_max
-    starts = [None, part, *[None] * (len(ALWAYS) + len(MORE) - 2)]
-    for i, (steps, start) in enumerate(zip((*ALWAYS, *MORE), starts, strict=True)):
+    part = even_sigma(profile.parametrization, profile.sigma_max, profile.sigma_min)
+    for i, steps in enumerate((*ALWAYS, *MORE)):
+        start = part if i == PARTIAL else None
         cost, later = steps * held.samples, sum(ALWAYS[i + 1 :]) * held.samples
         if not cost or left() < cost:
             continue
@@ -58,12 +62,12 @@ def measure(
 
 def is_told(ours: Tensor, theirs: Tensor) -> bool:
     """Whether samples' mean square errors say that theirs are nearer: the mean of the differences
-    of the logarithms, sample by sample, lies above its standard error.
+    of the logarithms, sample by sample, lies above TOLD times its standard error.
 
     By logarithms, since one that ends at another image is one of them, however far off: by the RMS
-    one of eight decided on EDM at cfg 3 for runs that are worse on others. By the standard error,
+    one of eight decided on EDM at cfg 3 for runs that are worse on others. By more than chance,
     since on four samples ties went to rows that were up to a third further off on others.
     """
     more = log_errors(ours) - log_errors(theirs)
     error = float(more.std()) / math.sqrt(len(more)) if len(more) > 1 else 0.0
-    return float(more.mean()) > error
+    return float(more.mean()) > TOLD * error

@@ -19,6 +19,17 @@ from .model import Array
 from .simulate import HISTORY, Plan
 
 RAISED = (1.0, 15.0, 50.0)  # the last inner sigma against the lowest of the range
+MARGIN = 1.0  # of the even sigma to the ends of the range, in log sigma (logit for flow models)
+
+
+def even_sigma(kind: str, high: float, low: float) -> float:
+    """Where image to image begins, about: signal and noise are even, sigma 1 or 0.5 of flow models.
+
+    The middle of the range (of log-SNR) where it does not hold that, or only just.
+    """
+    top, bottom = minus_log_snr(high, kind), minus_log_snr(low, kind)
+    inside = bottom + MARGIN < 0 < top - MARGIN
+    return from_minus_log_snr(0.0 if inside else (top + bottom) / 2, kind)
 
 
 def usual_grids(first: float, low: float, steps: int, kind: str) -> list[list[float]]:
