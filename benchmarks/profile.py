@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     settings = [*BUDGETS, USUAL]
     parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
-    parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS))
+    parser.add_argument("--counts", nargs="*", type=int, default=list(COUNTS))
     parser.add_argument("--parts", nargs="*", type=int, default=list(PART_COUNTS))
     parser.add_argument("--noises", type=int, default=256)
     parser.add_argument("--again", action="store_true", help="also what other code made")
