@@ -179,8 +179,7 @@ class Calibrator:
         if self.left - reserved(self.held.samples) < steps * self.fit.samples:
             return
         look = None if start else look_of(self.looks, steps)
-        seen = [run.plan for run in self.fit.seen]
-        plan = Designer(self.fit.response(), WEIGHT).next(steps, start, look, seen)
+        plan = Designer(self.fit.response(), WEIGHT).next(steps, start, look)
         self.fit.seen.append(self.fit.run(plan))
 
     def _finish(self) -> Profile:

@@ -62,21 +62,11 @@ class Designer:
             return found
         return self._optimised([other], moves, LONG_ROUNDS - TRIAL_ROUNDS)
 
-    def next(
-        self,
-        steps: int,
-        start: float | None = None,
-        ahead: float | None = None,
-        seen: Sequence[Plan] = (),
-    ) -> Plan:
-        """What to observe next: from one grid with greedy rows, and from the last run of those
-        that were ``seen`` that is like it.
-        """
+    def next(self, steps: int, start: float | None = None, ahead: float | None = None) -> Plan:
+        """What a calibration observes next: from the best grid with greedy rows."""
         moves, first = Moves(self.parametrization, self.low), start or self.high
-        alike = [p for p in seen if p.stages == steps and p.sigmas[0] == first][-1:]
-        grids = [*(plan.sigmas for plan in alike), *self._grids(steps, first, ahead)]
-        plans = [*self._greedily(grids, ahead)[:1], *alike]
-        return self._optimised(plans, moves)
+        greedily = self._greedily(self._grids(steps, first, ahead), ahead)
+        return self._optimised(greedily[:1], moves)
 
     def _greedily(self, grids: Sequence[Sequence[float]], ahead: float | None) -> list[Plan]:
         """Greedy rows on these grids, those of least expected error first."""
