@@ -25,8 +25,6 @@ import numpy as np
 from ..solve.noise import FLOW_SIGMA_LIMIT
 from .belief import EXPECTED, HOPED, Array, Belief, Points
 
-LEAST_DX = 0.2  # of the teacher's error; with 1 the flow model at cfg 3 ended 5 % further off
-SILENT = 1e9  # the relative variance of a point that says nothing
 FINE = 96  # points of the curves that J and nu are read from
 # Of the error of slopes between knots: what a knot misses that is left out of the cubic through the
 # four beside it, by the remainder's factors halfway between two of four knots, and there.
@@ -58,28 +56,20 @@ class Response:
         if self.points is not None:
             ends = line(self.knots[[0, -1]], self.parametrization)
             fine = np.linspace(ends[0], ends[1], FINE)
-            clear = self.clear(self.points)
-            self.curve = (fine, *self.points.curves(fine, self.belief.trust, clear))
-            self._condition(self.points, clear)
+            off = self.off(self.points.logs)
+            self.curve = (fine, *self.points.curves(fine, self.belief.trust, off))
+            self._condition(self.points, off)
 
     def off(self, logs: Array) -> Array:
         """The squared error (bands, m) of the teacher's slopes at places (m,), roughly: between its
-        knots, and so of every answer that is told from them.
+        knots, and so of every answer that is told from them. However small a dx is, its answer is
+        off by that.
         """
         places = line(self.knots, self.parametrization)
         missed = BETWEEN**2 * left_out(self.logs, self.slopes)
         return np.stack([np.interp(-logs, -places, band) for band in missed])
 
-    def clear(self, points: Points) -> Array:
-        """Which points (bands, m) say something: dx is not far below the teacher's own error there.
-
-        Taken for answers to a tiny dx, such errors are enormous. All points of a band where none is
-        clear.
-        """
-        found = (points.dx**2).sum(2) > LEAST_DX**2 * self.off(points.logs)
-        return found | ~found.any(1, keepdims=True)
-
-    def _condition(self, points: Points, clear: Array) -> None:
+    def _condition(self, points: Points, off: Array) -> None:
         j, nu = self._curves(points.logs)
         self._scale = np.sqrt(nu)  # (bands, m)
         near = self.belief.near(points.logs, points.logs)
@@ -87,7 +77,7 @@ class Response:
         gram = inner * near * self._scale[:, :, None] * self._scale[:, None, :]
         size = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 1e-300))
         unit = gram / size[:, :, None] / size[:, None, :]
-        unit += np.where(clear, self.belief.nugget, SILENT)[:, :, None] * np.eye(len(points.logs))
+        unit += (self.belief.nugget + off / size**2)[:, :, None] * np.eye(len(points.logs))
         inverse = np.linalg.inv(unit) / size[:, :, None] / size[:, None, :]
         missing = points.answer - j[:, :, None] * points.dx
         self._inverse, self._weights = inverse, inverse @ missing
