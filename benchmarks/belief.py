@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from dode_core import Profile
-from dode_core.calibration import OBSERVED, PARTIAL
+from dode_core.calibration import OBSERVED
 from dode_core.report import text_table
 from dode_core.response.belief import EXPECTED, HOPED, Belief
 from dode_core.response.optimise import Moves
@@ -35,22 +35,19 @@ SETTING = "quick"
 
 
 def left_out(profile: Profile, belief: Belief) -> tuple[float, float]:
-    """Of every observed run, told by the others: the mean of squared error over variance (the
-    teacher's own error between its knots among it), and the share of what J alone misses that is
-    explained.
+    """Of every observed run, told by the others: the mean of squared error over variance, and the
+    share of what J alone misses that is explained.
     """
     points = profile.response.points
     first = 0 if profile.looks else 1  # a first evaluation that does not look ahead says nothing
-    unseen = [1 if i == PARTIAL else first for i in range(len(OBSERVED))]
-    sizes = [steps - each for steps, each in zip(OBSERVED, unseen, strict=True)]
+    sizes = [steps - first for steps in OBSERVED]
     if points is None or len(points.logs) != sum(sizes):
         raise ValueError(f"The profile has not seen the runs of {OBSERVED} steps.")
     run_of = np.repeat(np.arange(len(sizes)), sizes)
     squares, variances, missed = [], [], []
     for i in range(len(sizes)):
         kept = np.flatnonzero(run_of != i)
-        told = np.flatnonzero(run_of == i)
-        told = told[1 - unseen[i] :]  # whole runs share where they look ahead
+        told = np.flatnonzero(run_of == i)[1 - first :]  # all runs share where they look ahead
         some = replace(
             points, logs=points.logs[kept], dx=points.dx[:, kept], answer=points.answer[:, kept]
         )
@@ -63,7 +60,7 @@ def left_out(profile: Profile, belief: Belief) -> tuple[float, float]:
         )
         squares.append(((out - around.output - answer) ** 2).sum(2))
         missed.append(((around.j[:, :, None] * dx - answer) ** 2).sum(2))
-        variances.append(variance + response.off(logs))
+        variances.append(variance)
     square, variance = np.concatenate(squares, 1), np.concatenate(variances, 1)
     explained = 1 - square.sum() / np.concatenate(missed, 1).sum()
     return float((square / variance).mean()), float(explained)

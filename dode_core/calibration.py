@@ -27,7 +27,6 @@ from .response.measuring import measure, reserved
 from .response.observe import Observer
 from .response.profile import Profile, look_of
 from .response.simulate import Plan
-from .response.usual import even_sigma
 from .session import Session
 from .solve.integrate import Denoiser
 from .tables.table import LambdaTable
@@ -38,8 +37,7 @@ LEAST_SAMPLES = 8  # that a host or a command takes; fewer say too little
 LEAST_LEARNED = 5  # samples; half of those given: more runs of fewer samples show more
 FAR, NEAR = 0.48, 0.8  # of the first sigma: where first evaluations of short and long runs look
 # Steps of the runs that are observed, and no more: of 150 evaluations profiles were further off.
-OBSERVED = (9, 6, 12, 8, 5, 6)
-PARTIAL = 5  # which of them begins where image to image does
+OBSERVED = (9, 6, 12, 8, 5, 8)
 LARGE_BUDGET = 120  # from here on samples that are not learned from measure as well
 WEIGHT = 1.0  # of the states on the way: 0.3 left plans that look well only on what was seen
 
@@ -170,17 +168,20 @@ class Calibrator:
 
     def _explore(self) -> None:
         """Runs of the fit samples, the later ones designed with what the earlier ones show."""
-        even = even_sigma(self.session.parametrization, *self.session.grid[:2])
-        for i, steps in enumerate(OBSERVED):
-            self._follow(steps, even if i == PARTIAL else None)
+        for steps in OBSERVED:
+            self._follow(steps)
 
-    def _follow(self, steps: int, start: float | None = None) -> None:
+    def _follow(self, steps: int) -> None:
         """Design a run, run it, and add what it shows, where the budget pays for it."""
         if self.left - reserved(self.held.samples) < steps * self.fit.samples:
             return
-        look = None if start else look_of(self.looks, steps)
-        plan = Designer(self.fit.response(), WEIGHT).next(steps, start, look)
+        known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
+        look = look_of(self.looks, steps)
+        plan = self._designer().own(steps, None, look, known, kept=1)
         self.fit.seen.append(self.fit.run(plan))
+
+    def _designer(self) -> Designer:
+        return Designer(self.fit.response(), WEIGHT)
 
     def _finish(self) -> Profile:
         measured: list[Measured] = []

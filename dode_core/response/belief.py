@@ -10,7 +10,6 @@ import numpy as np
 Array = np.ndarray
 WIDTH = 0.4  # of the smoothing of J and nu, on the line: see :func:`.model.line`
 LEAST_NU = 1e-6
-USUAL_NU = 0.05  # of a point whose answer is known, about
 
 
 @dataclass(frozen=True)
@@ -47,27 +46,20 @@ class Points:
     dx: Array
     answer: Array
 
-    def curves(self, logs: Array, trust: float, off: Array) -> tuple[Array, Array]:
+    def curves(self, logs: Array, trust: float) -> tuple[Array, Array]:
         """J and nu at ``logs`` (n,), each (bands, n): regressions, smoothed.
-
-        ``off`` (bands, m): squared errors of the answers, which say little where dx is small.
 
         Below all that was observed they go to 1 and 0 with sigma^2, as any denoiser's do: taken for
         constant, a last evaluation at a tiny sigma would seem to mend a state, and runs end in one.
         """
         size = (self.dx**2).sum(2) + 1e-300
         slopes = (self.dx * self.answer).sum(2) / size
-        rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2)
-        rest = np.maximum(rest - off, 0) / size
+        rest = ((self.answer - slopes[:, :, None] * self.dx) ** 2).sum(2) / size
         weights = np.exp(-0.5 * ((logs[:, None] - self.logs) / WIDTH) ** 2) + 1e-12
-        known = 1 / (1 + off / size / USUAL_NU)
-        weights = weights * known[:, None, :]  # (bands, n, m)
-        weights /= weights.sum(2, keepdims=True)
-        mean = np.einsum("bnm,bm->bn", weights, slopes)
-        rest += known * slopes**2  # J itself moves from point to point
-        moved = 2 * mean * np.einsum("bnm,bm->bn", weights, known * slopes)
-        moved -= mean**2 * np.einsum("bnm,bm->bn", weights, known)
-        found = np.maximum(np.einsum("bnm,bm->bn", weights, rest) - moved, 0)
+        weights /= weights.sum(1, keepdims=True)
+        mean = slopes @ weights.T
+        spread = (slopes**2) @ weights.T - mean**2  # J itself moves from point to point
+        found = rest @ weights.T + np.maximum(spread, 0)
         below = np.exp(2 * np.minimum(logs - self.logs.min(), 0))
         inside = np.clip(mean, 0, 1)  # where a Gaussian's J is: P / (P + sigma^2)
         mean = np.where(below < 1, inside / (inside + (1 - inside) * below + 1e-12), mean)

@@ -26,9 +26,6 @@ from ..solve.noise import FLOW_SIGMA_LIMIT
 from .belief import EXPECTED, HOPED, Array, Belief, Points
 
 FINE = 96  # points of the curves that J and nu are read from
-# Of the error of slopes between knots: what a knot misses that is left out of the cubic through the
-# four beside it, by the remainder's factors halfway between two of four knots, and there.
-BETWEEN = (1.5 * 0.5 * 0.5 * 1.5) / (2 * 1 * 1 * 2)
 
 
 @dataclass
@@ -56,20 +53,10 @@ class Response:
         if self.points is not None:
             ends = line(self.knots[[0, -1]], self.parametrization)
             fine = np.linspace(ends[0], ends[1], FINE)
-            off = self.off(self.points.logs)
-            self.curve = (fine, *self.points.curves(fine, self.belief.trust, off))
-            self._condition(self.points, off)
+            self.curve = (fine, *self.points.curves(fine, self.belief.trust))
+            self._condition(self.points)
 
-    def off(self, logs: Array) -> Array:
-        """The squared error (bands, m) of the teacher's slopes at places (m,), roughly: between its
-        knots, and so of every answer that is told from them. However small a dx is, its answer is
-        off by that.
-        """
-        places = line(self.knots, self.parametrization)
-        missed = BETWEEN**2 * left_out(self.logs, self.slopes)
-        return np.stack([np.interp(-logs, -places, band) for band in missed])
-
-    def _condition(self, points: Points, off: Array) -> None:
+    def _condition(self, points: Points) -> None:
         j, nu = self._curves(points.logs)
         self._scale = np.sqrt(nu)  # (bands, m)
         near = self.belief.near(points.logs, points.logs)
@@ -77,7 +64,7 @@ class Response:
         gram = inner * near * self._scale[:, :, None] * self._scale[:, None, :]
         size = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 1e-300))
         unit = gram / size[:, :, None] / size[:, None, :]
-        unit += (self.belief.nugget + off / size**2)[:, :, None] * np.eye(len(points.logs))
+        unit += self.belief.nugget * np.eye(len(points.logs))
         inverse = np.linalg.inv(unit) / size[:, :, None] / size[:, None, :]
         missing = points.answer - j[:, :, None] * points.dx
         self._inverse, self._weights = inverse, inverse @ missing
@@ -182,24 +169,6 @@ class Around:
         out += dx
         least = response.belief.nugget * nu * square
         return out, j * noise, np.maximum(added, least) + 1e-16
-
-
-def left_out(logs: Array, values: Array) -> Array:
-    """(bands, knots) squared errors of the cubics through the four knots next to each.
-
-    logs (knots,), values (bands, knots, rank).
-    """
-    count, found = len(logs), []
-    for i in range(count):
-        first = min(max(i - 2, 0), max(count - 5, 0))
-        near = [j for j in range(first, min(first + 5, count)) if j != i]
-        apart = [[logs[i] - logs[k] for k in near if k != j] for j in near]
-        whole = [[logs[j] - logs[k] for k in near if k != j] for j in near]
-        weights = np.prod(apart, 1) / np.prod(whole, 1)
-        found.append(
-            ((values[:, i] - np.einsum("c,bcr->br", weights, values[:, near])) ** 2).sum(1)
-        )
-    return np.stack(found, 1)
 
 
 def default_curve(
