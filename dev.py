@@ -36,7 +36,7 @@ def install(name: str) -> None:
     if not PYTHON.exists():
         print(f"making {VENV}", flush=True)
         venv.create(VENV, with_pip=True)
-    # Python compiles what it imports by itself; all files at once took a third of the time.
+    # Python compiles what it imports by itself, which is a small part of these packages.
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-compile"]
     pip.append("--disable-pip-version-check")
     print(f"installing {requirements.name} (PyTorch is large; minutes, once)", flush=True)

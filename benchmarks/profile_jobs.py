@@ -26,7 +26,8 @@ SAMPLES, SEED = 16, 1
 BUDGETS = {"quick": 64, "best": 300}
 BUILT_IN = ("ddim", "ipndm", "deis", "dpmpp_2m")  # of partial runs; whole runs have the real peers
 BATCH, FEW = 32, 64  # FEW: noises of most of the results
-CODE = ("calibration.py", "response")  # of dode_core: what makes profiles and their tables
+# Of dode_core: what makes profiles and their tables.
+CODE = ("calibration.py", "fit", "learn", "response", "solve")
 
 
 @cache
