@@ -177,11 +177,8 @@ class Calibrator:
             return
         known = [run.plan for run in self.fit.seen if run.plan.stages == steps][-1:]
         look = look_of(self.looks, steps)
-        plan = self._designer().own(steps, None, look, known, kept=1)
+        plan = Designer(self.fit.response(), WEIGHT).next(steps, look, known)
         self.fit.seen.append(self.fit.run(plan))
-
-    def _designer(self) -> Designer:
-        return Designer(self.fit.response(), WEIGHT)
 
     def _finish(self) -> Profile:
         measured: list[Measured] = []

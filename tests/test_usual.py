@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_profile import HIGH, LOW, profile
 
+from dode_core.response import design
 from dode_core.response.design import Designer
 from dode_core.response.optimise import predicted
+from dode_core.response.simulate import Plan, Simulation
 from dode_core.response.usual import even_sigma, plain_plans, usual_grids
 
 KINDS = ("ve", "flow")
@@ -61,6 +65,35 @@ def test_a_long_run_begins_at_built_in_rows(kind: str, steps: int) -> None:
     least = predicted(Designer(found.response).judge, plain).min()
     assert plan.expected < 0.8 * least
     assert plan.sigmas[-2] >= found.sigma_min and np.all(np.diff(plan.sigmas) < 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("steps", "share", "count"), [(6, 0.2, 2), (5, 0.2, 0), (9, None, 0)])
+def test_a_dense_partial_run_begins_there_as_well(
+    kind: str, steps: int, share: float | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all beginnings the one is taken of which the product of both beliefs is least."""
+    found = profile(kind)
+    designer = Designer(found.response, found.weight)
+    begun: list[Plan] = []
+    ended: list[Plan] = []
+
+    def optimise(simulation: Simulation, plan: Plan, *arguments: Any) -> Plan:
+        begun.append(plan)
+        ended.append(optimised(simulation, plan, *arguments))
+        return ended[-1]
+
+    optimised = design.optimise
+    monkeypatch.setattr(design, "optimise", optimise)
+    start = found.sigma_max * (share or 1)
+    plan = designer.own(steps, share and start)
+    usual = [tuple(grid) for grid in usual_grids(start, designer.low, steps, kind)]
+    assert len(begun) == 3 + count and sum(each.sigmas in usual for each in begun) == count
+    least = min(
+        designer.predict(each) * float(predicted(designer.simulation, [each])[0]) for each in ended
+    )
+    product = plan.expected * float(predicted(designer.simulation, [plan])[0])
+    assert product == pytest.approx(least, rel=1e-6)
 
 
 def test_image_to_image_begins_where_signal_and_noise_are_even() -> None:

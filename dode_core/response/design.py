@@ -17,7 +17,8 @@ from .usual import plain_plans, usual_grids
 KEPT = 3  # starts with greedy rows that are optimised
 LONG, LONG_ROUNDS = 12, 8  # beyond so many steps one is, for so many rounds; and so many starts
 LONG_PLAIN, TRIAL_ROUNDS = 2, 4  # with built-in rows for so many, the better of which goes on
-CLEARLY = 0.7  # where so much of the error is expected of it: 0.8 to 1.0 ended further off (cfg 3)
+DENSE = 6  # steps from which on partial runs begin at as many of these as well
+CLEARLY = 0.5  # of the product of both beliefs: where it is less, that one (docs/benchmarks.md)
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
 POWERS = (0.7, 0.85, 1.0, 1.2)  # of partial runs' nodes on the line
@@ -39,36 +40,39 @@ class Designer:
         self.low = float(response.knots[-1]) * 1.02
         self.high = float(response.knots[0])
 
-    def own(
-        self,
-        steps: int,
-        start: float | None = None,
-        ahead: float | None = None,
-        known: Sequence[Plan] = (),
-        kept: int = KEPT,
-    ) -> Plan:
+    def own(self, steps: int, start: float | None = None, ahead: float | None = None) -> Plan:
         """A plan of ``steps`` evaluations on sigmas of its own, from ``start`` or pure noise.
 
-        From ``kept`` grids with greedy rows and from ``known`` plans of as many steps; long runs
-        from built-in rows on usual grids as well.
+        From KEPT grids with greedy rows; dense partial and long runs from built-in rows on usual
+        grids as well. Whole runs of 9 to 12 were no nearer with them (docs/benchmarks.md).
         """
-        moves = Moves(self.parametrization, self.low)
-        first = self.high if start is None else start
-        known = [plan for plan in known if plan.stages == steps]
-        grids = [*(plan.sigmas for plan in known), *self._grids(steps, first, ahead)]
-        greedily = greedy(self.simulation, [blank(grid, ahead) for grid in grids])
-        greedily = sorted(greedily, key=lambda plan: plan.expected)
+        moves, first = Moves(self.parametrization, self.low), start or self.high
+        greedily = self._greedily(self._grids(steps, first, ahead), ahead)
         if steps == 1:
             return with_expected(greedily[0], self.predict(greedily[0]))
-        plans = [*_apart(greedily, kept if steps <= LONG else 1, moves), *known]
-        found = self._optimised(plans, moves, ROUNDS if steps <= LONG else LONG_ROUNDS)
+        plans, built_in = _apart(greedily, KEPT if steps <= LONG else 1, moves), []
+        if steps > LONG or (self._is_part(first) and steps >= DENSE):
+            built_in = self._plain(usual_grids(first, self.low, steps, self.parametrization))
         if steps <= LONG:
-            return found
-        plain = self._plain(usual_grids(first, self.low, steps, self.parametrization))
-        other = self._optimised(plain, moves, TRIAL_ROUNDS)
-        if other.expected > CLEARLY * found.expected:
+            return self._optimised([*plans, *built_in], moves)
+        found = self._optimised(plans, moves, LONG_ROUNDS)
+        other = self._optimised(built_in, moves, TRIAL_ROUNDS)
+        if self._both(other) > CLEARLY * self._both(found):
             return found
         return self._optimised([other], moves, LONG_ROUNDS - TRIAL_ROUNDS)
+
+    def next(self, steps: int, ahead: float | None, known: Sequence[Plan] = ()) -> Plan:
+        """What a calibration observes next: from the best grid with greedy rows, and from ``known``
+        plans of as many steps.
+        """
+        moves = Moves(self.parametrization, self.low)
+        grids = [*(plan.sigmas for plan in known), *self._grids(steps, self.high, ahead)]
+        return self._optimised([*self._greedily(grids, ahead)[:1], *known], moves)
+
+    def _greedily(self, grids: Sequence[Sequence[float]], ahead: float | None) -> list[Plan]:
+        """Greedy rows on these grids, those of least expected error first."""
+        plans = greedy(self.simulation, [blank(grid, ahead) for grid in grids])
+        return sorted(plans, key=lambda plan: plan.expected)
 
     def _plain(self, grids: Sequence[Sequence[float]]) -> list[Plan]:
         """Built-in rows on these grids, those of least expected error."""
@@ -82,27 +86,31 @@ class Designer:
         the latter alone prefers plans that are cautious, and ended further off (flow, cfg 3, 8).
         """
         found = [optimise(self.simulation, plan, moves, self.weight, rounds) for plan in plans]
-        errors = predicted(self.judge, found).tolist()
-        both = [error * plan.expected for error, plan in zip(errors, found, strict=True)]
-        best = both.index(min(both))
-        return with_expected(found[best], errors[best])
+        best = min(found, key=self._both)
+        return with_expected(best, self.predict(best))
 
-    def given(self, sigmas: Sequence[float], known: Sequence[Plan] = ()) -> Plan:
+    def _both(self, plan: Plan) -> float:
+        """The product of what is hoped and expected of a plan."""
+        return self.predict(plan) * float(predicted(self.simulation, [plan])[0])
+
+    def given(self, sigmas: Sequence[float]) -> Plan:
         """Rows for a grid that is given."""
         moves = Moves(self.parametrization, self.low, sigmas=False)
-        plans = greedy(self.simulation, [blank(sigmas)])
-        plans += [p for p in known if np.allclose(p.sigmas, sigmas, rtol=1e-6)]
-        return self._optimised(plans, moves)
+        return self._optimised(greedy(self.simulation, [blank(sigmas)]), moves)
 
     def predict(self, plan: Plan) -> float:
         """The predicted RMS of the final error."""
         return float(predicted(self.judge, [plan])[0])
 
+    def _is_part(self, first: float) -> bool:
+        """Whether a run from there begins with an image in its noise."""
+        return first < 0.9 * self.high
+
     def _grids(self, steps: int, first: float, ahead: float | None) -> list[tuple[float, ...]]:
         moves = Moves(self.parametrization, self.low)
         limit = (ahead or first) * TOP[ahead is not None]
         top, bottom = (float(moves.line(np.array(v))) for v in (limit, self.low))
-        if first < 0.9 * self.high:
+        if self._is_part(first):
             lines = _partial(steps - 1, top, bottom)
         else:
             kind = self.parametrization
