@@ -16,8 +16,7 @@ from .usual import plain_plans, usual_grids
 
 KEPT = 3  # starts with greedy rows that are optimised
 LONG, LONG_ROUNDS = 12, 8  # beyond so many steps one is, for so many rounds; and so many starts
-LONG_PLAIN, TRIAL_ROUNDS = 2, 4  # with built-in rows for so many, the better of which goes on
-DENSE = 6  # steps from which on partial runs begin at as many of these as well
+PLAIN, TRIAL_ROUNDS = 2, 4  # with built-in rows for so many, the better of which goes on
 CLEARLY = 0.5  # of the product of both beliefs: where it is less, that one (docs/benchmarks.md)
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
@@ -43,15 +42,15 @@ class Designer:
     def own(self, steps: int, start: float | None = None, ahead: float | None = None) -> Plan:
         """A plan of ``steps`` evaluations on sigmas of its own, from ``start`` or pure noise.
 
-        From KEPT grids with greedy rows; dense partial and long runs from built-in rows on usual
-        grids as well. Whole runs of 9 to 12 were no nearer with them (docs/benchmarks.md).
+        From KEPT grids with greedy rows; partial and long runs from built-in rows on usual grids as
+        well. Whole runs of up to LONG steps were no nearer with them (docs/benchmarks.md).
         """
         moves, first = Moves(self.parametrization, self.low), start or self.high
         greedily = self._greedily(self._grids(steps, first, ahead), ahead)
         if steps == 1:
             return with_expected(greedily[0], self.predict(greedily[0]))
         plans, built_in = _apart(greedily, KEPT if steps <= LONG else 1, moves), []
-        if steps > LONG or (self._is_part(first) and steps >= DENSE):
+        if steps > LONG or self._is_part(first):
             built_in = self._plain(usual_grids(first, self.low, steps, self.parametrization))
         if steps <= LONG:
             return self._optimised([*plans, *built_in], moves)
@@ -79,7 +78,7 @@ class Designer:
         plans = plain_plans(grids, self.parametrization)
         errors = predicted(self.simulation, plans).tolist()
         plans = [with_expected(p, e) for p, e in zip(plans, errors, strict=True)]
-        return sorted(plans, key=lambda plan: plan.expected)[:LONG_PLAIN]
+        return sorted(plans, key=lambda plan: plan.expected)[:PLAIN]
 
     def _optimised(self, plans: Sequence[Plan], moves: Moves, rounds: int = ROUNDS) -> Plan:
         """The best plan that is reached from these, by the product of what is hoped and expected:
