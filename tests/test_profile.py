@@ -243,6 +243,7 @@ def test_a_model_that_changes_is_noticed() -> None:
     [
         ({"steps": 0}, "serves 1 to"),
         ({"steps": 5, "start": 99.0}, "covers"),
+        ({"steps": 5, "start": 1.05 * LOW}, "starts from"),
         ({"steps": 5, "sigmas": [3, 1, 0]}, "either"),
         ({"sigmas": [99, 1, 0]}, "covers"),
         ({"sigmas": [1, 3, 0]}, "fall"),
@@ -252,6 +253,20 @@ def test_a_model_that_changes_is_noticed() -> None:
 def test_runs_that_are_not_served(how: dict, message: str) -> None:
     with pytest.raises(dode.SigmasError, match=message):
         profile().table(**how)
+
+
+@pytest.mark.parametrize("kind", ["ve", "flow"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 13, 20])
+@pytest.mark.parametrize("above", [1.2, 2.0, 10.0])
+def test_runs_that_start_next_to_the_lowest_sigma(kind: str, steps: int, above: float) -> None:
+    """The last steps of a long schedule, or an image that hardly changes."""
+    found = profile(kind)
+    start = above * found.sigma_min
+    table = found.table(steps, start)
+    assert len(table.sigmas) == steps + 1 and float(table.sigmas[0]) == start
+    assert (table.sigmas.diff() < 0).all()
+    assert steps == 1 or table.sigmas[-2] >= found.sigma_min * (1 - 1e-3)
+    assert table.errors and math.isfinite(table.errors.distilled_fit)
 
 
 def test_sigmas_and_budgets_that_cannot_be() -> None:

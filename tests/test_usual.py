@@ -24,13 +24,20 @@ KINDS = ("ve", "flow")
 @pytest.mark.parametrize("part", [1.0, 0.3])
 def test_usual_grids_are_runs(kind: str, steps: int, part: float) -> None:
     """So many steps from where the run begins to 0, falling, above the lowest sigma."""
-    first, low = (HIGH, LOW) if kind == "ve" else (1.0, 0.01)
+    first, low = (HIGH, LOW) if kind == "ve" else (1.0, 0.001)
     grids = usual_grids(first * part, low, steps, kind)
-    assert len(grids) >= 3
+    assert len(grids) >= 2
     for grid in grids:
         assert len(grid) == steps + 1 and grid[0] == first * part and grid[-1] == 0
         assert all(a > b for a, b in zip(grid, grid[1:], strict=False))
-        assert grid[-2] >= 0.999 * low or kind == "flow"
+        assert grid[-2] >= 0.999 * low
+
+
+def test_grids_that_leave_the_range_are_none() -> None:
+    even, cosine = usual_grids(1.0, 0.03, 20, "flow")[1:], usual_grids(1.0, 0.001, 20, "flow")[2]
+    assert len(even) == 1 and cosine[-2] < 0.03  # the half cosine is left out
+    for kind in KINDS:
+        assert usual_grids(0.0031, 0.003, 9, kind) == []
 
 
 def test_one_step_has_one_grid() -> None:

@@ -55,6 +55,8 @@ class Designer:
         if steps <= LONG:
             return self._optimised([*plans, *built_in], moves)
         found = self._optimised(plans, moves, LONG_ROUNDS)
+        if not built_in:
+            return found
         other = self._optimised(built_in, moves, TRIAL_ROUNDS)
         if self._both(other) > CLEARLY * self._both(found):
             return found
@@ -76,6 +78,8 @@ class Designer:
     def _plain(self, grids: Sequence[Sequence[float]]) -> list[Plan]:
         """Built-in rows on these grids, those of least expected error."""
         plans = plain_plans(grids, self.parametrization)
+        if not plans:
+            return []
         errors = predicted(self.simulation, plans).tolist()
         plans = [with_expected(p, e) for p, e in zip(plans, errors, strict=True)]
         return sorted(plans, key=lambda plan: plan.expected)[:PLAIN]

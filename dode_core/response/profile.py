@@ -29,6 +29,7 @@ from .run_of_stages import expected_error
 from .simulate import Plan
 
 MOST_STEPS = 64
+LEAST_START = 1.1  # of a run that has inner sigmas, against the lowest sigma
 NEAR_STEPS = 10
 SUFFIX = ".dode-profile"
 # What every table of a profile has of it: also those that were made before the calibration ended.
@@ -100,10 +101,11 @@ class Profile:
             raise SigmasError(f"{steps} steps were asked for; a profile serves 1 to {MOST_STEPS}.")
         if start is not None:
             start = float(start)
-            if not self.sigma_min < start <= self.sigma_max * (1 + 1e-4):
+            least = self.sigma_min * (LEAST_START if steps > 1 else 1)
+            if not least < start <= self.sigma_max * (1 + 1e-4):
                 raise SigmasError(
-                    f"The run starts at sigma {start:g}, but the profile covers "
-                    f"{self.sigma_max:g} down to {self.sigma_min:g}."
+                    f"The run starts at sigma {start:g}, but the profile covers starts from "
+                    f"{self.sigma_max:g} down to {least:g}."
                 )
             start = None if start > self.sigma_max * (1 - 1e-4) else start
         return self._cached(("own", steps, start))

@@ -33,17 +33,27 @@ def even_sigma(kind: str, high: float, low: float) -> float:
 
 
 def usual_grids(first: float, low: float, steps: int, kind: str) -> list[list[float]]:
-    """Grids of so many steps from ``first`` down to 0; ``low`` is the lowest sigma of the range."""
+    """Grids of so many steps from ``first`` down to 0; ``low`` is the lowest sigma of the range.
+
+    Only those that stay in it: none where ``first`` is next to ``low``.
+    """
     if steps < 2:
         return [[first, 0.0]]
-    if kind == "ve":
-        lows = [low * r for r in RAISED if low * r < 0.3 * first]
-        grids = [karras(steps, each, first) for each in lows]
-        grids += [exponential(steps, each, first) for each in lows]
-        return [[first, *grid[1:].tolist()] for grid in grids]  # the first to its last bit
-    top, bottom = (minus_log_snr(v, kind) for v in (first, max(low, 0.01)))
+    grids = _ve_grids(first, low, steps) if kind == "ve" else _flow_grids(first, low, steps)
+    return [grid for grid in grids if grid[0] > grid[1] and grid[-2] >= low * (1 - 1e-6)]
+
+
+def _ve_grids(first: float, low: float, steps: int) -> list[list[float]]:
+    lows = [low * r for r in RAISED if low * r < 0.3 * first]
+    grids = [karras(steps, each, first) for each in lows]
+    grids += [exponential(steps, each, first) for each in lows]
+    return [[first, *grid[1:].tolist()] for grid in grids]  # the first to its last bit
+
+
+def _flow_grids(first: float, low: float, steps: int) -> list[list[float]]:
+    top, bottom = (minus_log_snr(v, "flow") for v in (first, max(low, 0.01)))
     places = [top + (bottom - top) * i / (steps - 1) for i in range(1, steps)]
-    grids = [[first, *[from_minus_log_snr(place, kind) for place in places], 0.0]]
+    grids = [[first, *[from_minus_log_snr(place, "flow") for place in places], 0.0]]
     grids.append([first * (1 - i / steps) for i in range(steps + 1)])
     begin = math.acos(2 * min(first, 1.0) - 1)  # a half cosine: the beta schedule's shape
     angles = [begin + (math.pi - begin) * i / steps for i in range(1, steps)]
