@@ -15,8 +15,10 @@ from .simulate import Plan, Simulation, with_expected
 from .usual import plain_plans, usual_grids
 
 KEPT = 3  # starts with greedy rows that are optimised
-LONG, LONG_ROUNDS = 12, 8  # beyond so many steps one is, for so many rounds; and so many starts
-PLAIN, TRIAL_ROUNDS = 2, 4  # with built-in rows for so many, the better of which goes on
+PLAIN = 2  # starts with built-in rows, of partial and long runs
+# Beyond LONG steps one greedy start has so many rounds; built-in ones have TRIAL_ROUNDS, and the
+# better of them goes on.
+LONG, LONG_ROUNDS, TRIAL_ROUNDS = 12, 8, 4
 CLEARLY = 0.5  # of the product of both beliefs: where it is less, that one (docs/benchmarks.md)
 CENTRES = {"ve": (-0.6, 0.0, 0.5, 1.0), "flow": (-0.6, 0.0, 0.6, 1.2)}
 SPREADS = {"ve": (1.2, 1.6, 2.0, 2.5), "flow": (1.2, 1.7, 2.2)}
