@@ -109,6 +109,13 @@ def test_image_to_image(profiled: ComfyServer) -> None:
     assert rms(result.latent("ours"), goal) < 1.2 * rms(result.latent("peer"), goal)
 
 
+def test_an_image_that_hardly_changes(profiled: ComfyServer) -> None:
+    """Many steps that start next to the lowest sigma."""
+    result = run(profiled, ksampler(demo(), "k", steps=14, denoise=0.02))
+    assert "D-ODE: profile: 14 steps from sigma 0.003" in result.log
+    assert result.latent("k").isfinite().all()
+
+
 def test_start_and_end_steps(profiled: ComfyServer) -> None:
     """A run in two parts: the first ends above 0 and keeps its schedule, the second goes on."""
     source = demo(batch=2)
