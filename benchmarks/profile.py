@@ -29,6 +29,7 @@ from .references import STARTS
 USUAL, USUAL_COUNTS = "usual", (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40)
 COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 PART_COUNTS = (3, 4, 6, 8)
+SHORT = 12  # evaluations of the runs that the report has one mean of
 
 
 def is_missing(key: str, again: bool) -> bool:
@@ -65,13 +66,30 @@ def report() -> None:
         ratio = ""  # of a count that no built-in sampler was run at
         if other is not None:
             two = [job[m] / o for m, o in zip(("rms", "median"), other, strict=True)]
-            ratios.setdefault((name, setting, kind), []).extend(two)
+            ratios.setdefault((name, setting, kind), []).append((int(run.split()[0]), *two))
             ratio = f"{two[0]:.2f} / {two[1]:.2f}"
         rows.append([f"{name}, {run}", setting, *cells, ratio, str(job["noises"])])
     print(text_table(["run", "setting", "RMS / median", "expected", "to built-in", "noises"], rows))
-    for key, values in ratios.items():
-        mean = math.exp(sum(map(math.log, values)) / len(values))
-        print(f"{', '.join(key)}: geometric mean {mean:.2f}, worst {max(values):.2f}")
+    rows = [[", ".join(key), *summary(runs)] for key, runs in ratios.items()]
+    measures = ["least", "most", "mean", f"to {SHORT}", f"beyond {SHORT}", "RMS", "median"]
+    print(text_table(["to built-in, geometric means", *measures], rows))
+
+
+def summary(runs: Sequence[tuple[int, float, float]]) -> list[str]:
+    """Of (evaluations, RMS, median) to the best built-in sampler: the least, the most, and the
+    geometric means of all, of runs up to SHORT and beyond, of the RMS and of the median alone.
+    """
+    rms, median = ([run[i] for run in runs] for i in (1, 2))
+    short, long = (
+        [x for run in runs if (run[0] <= SHORT) == is_short for x in run[1:]]
+        for is_short in (True, False)
+    )
+    means = [_mean(values) for values in ([*rms, *median], short, long, rms, median)]
+    return [f"{min(*rms, *median):.2f}", f"{max(*rms, *median):.2f}", *means]
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{math.exp(sum(map(math.log, values)) / len(values)):.2f}" if values else ""
 
 
 def instead() -> None:
