@@ -188,8 +188,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             continue
         noises = FEWER if who == ALL_PEERS else HELD_OUT
         if bench is None or bench.problem.name != name or len(bench.x) != noises:
-            known = reference(PROBLEMS[name], FEWER).final if noises == FEWER else None
-            bench = Bench(PROBLEMS[name], noises, known)
+            bench = Bench(PROBLEMS[name], noises, reference(PROBLEMS[name], noises).final)
         if who == ALL_PEERS:
             found = bench.all_peers(nfe, load().get(f"{name}/{nfe}/{PEERS[0]}", ()))
         else:

@@ -7,6 +7,7 @@ samples measure some tables against what the profile expected of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from .fit.guarded import Progress, args_of
 from .fit.trajectory import DENSE_STEPS
 from .learn.learn import SCOUTS
 from .response.design import Designer
+from .response.in_advance import with_tables
 from .response.measured import Measured
 from .response.measuring import measure, reserved
 from .response.observe import Observer
@@ -65,7 +67,8 @@ def calibrate(
     belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others half
     of B, at least %d, are learned from, evenly chosen. The rest pays for more runs of those; from a
     budget of %d on it measures as well, and more numbers of steps are measured. Measured runs that
-    do not end nearer than built-in rows on the same samples are left to those rows.
+    do not end nearer than built-in rows on the same samples are left to those rows. One of a minute
+    or more makes tables in advance, see :func:`.response.in_advance.with_tables`.
 
     At most ``budget`` model evaluations per sample of x in all; the teacher takes %d of each that
     it follows.
@@ -88,8 +91,10 @@ def calibrate(
     samples = _fewer(given, budget)
     session = Session(model, samples, grid, parametrization, progress)
     session.model.total = session.most_calls(budget * len(given) / len(samples))
-    found = Calibrator(session, budget, len(given)).profile()
+    calibrator = Calibrator(session, budget, len(given))
+    found = calibrator.profile()
     with suppress(Enough):
+        found = calibrator.in_advance(found)
         session.model.finish()
     return found
 
@@ -132,7 +137,9 @@ class Calibrator:
     session: Session
     budget: float  # evaluations per sample that was given
     given: int
+    began: float = field(default_factory=time.monotonic)
     looks: tuple[float, ...] = field(default=(), init=False)
+    enough: bool = field(default=False, init=False)
 
     def profile(self) -> Profile:
         session = self.session
@@ -147,8 +154,21 @@ class Calibrator:
         except Enough:
             if not self.fit.seen:
                 raise
-            session.model.progress = None
+            self._stop()
         return self._finish()
+
+    def in_advance(self, profile: Profile) -> Profile:
+        """The profile with the tables that a first use need not wait for; without them
+        where somebody had enough. Raises what progress raises.
+        """
+        if self.enough:
+            return profile
+        model = self.session.model
+        model.begin("making the tables of 3 to 30 steps")
+        return with_tables(profile, time.monotonic() - self.began, model.report_again)
+
+    def _stop(self) -> None:
+        self.enough, self.session.model.progress = True, None
 
     def _observer(self, parts: list[int]) -> Observer:
         session = self.session
@@ -193,7 +213,7 @@ class Calibrator:
                 else:
                     tables.append(table)
         except Enough:
-            self.session.model.progress = None
+            self._stop()
         self.session.model.check_unchanged()
         profile = replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
         return replace(profile, tables=(*tables, *map(profile.chosen, alone)))

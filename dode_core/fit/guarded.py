@@ -82,6 +82,11 @@ class CountingModel:
         self._report(after)
         self.probe.check(after)
 
+    def report_again(self) -> None:
+        """Report where it stands: between calls, in work that asks nothing of the model."""
+        if self.newest is not None:
+            self._report(self.newest)
+
     def finish(self) -> None:
         """Report the end: calls that were reserved and not needed count as done."""
         if self.progress is not None and self.newest is not None:

@@ -50,10 +50,15 @@ def nearest(measured: Sequence[Measured], steps: int, whole: bool) -> Measured |
 
 def compared(measured: Sequence[Measured], steps: int, start: float | None) -> bool:
     """Whether just this run was measured beside built-in rows."""
-    return any(
-        each.steps == steps
-        and each.built_in is not None
+    return any(each.built_in is not None for each in of_run(measured, steps, start))
+
+
+def of_run(measured: Sequence[Measured], steps: int, start: float | None) -> list[Measured]:
+    """What was measured of just this run; ``start`` as in :class:`Measured`."""
+    return [
+        each
+        for each in measured
+        if each.steps == steps
         and (each.start is None) == (start is None)
         and math.isclose(each.start or 1.0, start or 1.0, rel_tol=1e-4)
-        for each in measured
-    )
+    ]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import DodeError, TableError
-from ..solve.noise import PARAMETRIZATIONS
+from ..solve.noise import PARAMETRIZATIONS, same_sigmas
 from ..solve.stages import MAX_CHANNELS
 from ..tables import strict_json
 from ..tables.safetensors_header import parse_header
 from ..tables.table import LambdaTable, dump_tables, parse_tables
+from ..version import PROGRAM
 from .bands import MOST_BANDS
-from .measured import Measured
+from .measured import Measured, of_run
 from .model import Array, Points, Response
 
 FORMAT, VERSION = "dode-profile", 1
@@ -80,9 +81,18 @@ def read_fields(raw: bytes, name: str = "profile") -> dict[str, Any]:
         kind = fields.pop("parametrization")
         if any(table.parametrization != kind for table in tables):
             raise TableError("a table's parametrisation is not the profile's.")
-        return {"response": _response(tensors, kind), "tables": tuple(tables), **fields}
+        high = float(tensors["knots"][0])
+        kept = tuple(table for table in tables if _stands(table, fields, high))
+        return {"response": _response(tensors, kind), "tables": kept, **fields}
     except DodeError as error:
         raise TableError(f"{name}: {error}") from error
+
+
+def _stands(table: LambdaTable, fields: Mapping[str, Any], sigma_max: float) -> bool:
+    """Whether a table is kept: what another version made in advance this one makes anew."""
+    first = float(table.sigmas[0])
+    start = None if same_sigmas((first,), (sigma_max,)) else first
+    return fields["program"] == PROGRAM or bool(of_run(fields["measured"], table.steps, start))
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
