@@ -163,9 +163,7 @@ class Calibrator:
         """
         if self.enough:
             return profile
-        model = self.session.model
-        model.begin("making the tables of 3 to 30 steps")
-        return with_tables(profile, time.monotonic() - self.began, model.report_again)
+        return with_tables(profile, time.monotonic() - self.began, self.session.model)
 
     def _stop(self) -> None:
         self.enough, self.session.model.progress = True, None

@@ -53,12 +53,11 @@ def never(*_: object) -> dode.LambdaTable:
 def test_all_of_3_to_30_steps_and_the_very_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told: list[int] = []
     with monkeypatch.context() as patched:
         clock = Clock(patched, 0.01)
-        found = with_tables(fresh(), 600.0, lambda: told.append(1), clock)
+        found = with_tables(fresh(), 600.0, clock=clock)
     assert steps_of(found) == [3, *(n for n in STEPS if n != 3)]
-    assert sorted(steps_of(found)) == list(range(3, 31)) and len(told) == 27
+    assert sorted(steps_of(found)) == list(range(3, 31))
     found.save(tmp_path / "a.dode-profile")
     found = dode.Profile.load(tmp_path / "a.dode-profile")
     other = fresh()
@@ -157,6 +156,12 @@ def test_a_calibration_says_so_and_ends_with_them() -> None:
     dones = [done for done, _ in told.counts]
     assert dones == sorted(dones) and told.counts[-1][0] == told.counts[-1][1]
     assert {6, 7} < set(steps_of(calibrated()))
+
+
+def test_a_short_one_says_nothing_of_them() -> None:
+    told = Told()
+    calibrated(told)
+    assert not any("tables" in phase for phase in told.phases)
 
 
 @pytest.mark.usefixtures("two_steps")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..fit import distributed
+from ..fit.guarded import CountingModel
 from .profile import Profile
 
 USUAL = (6, 10, 20, 15, 7, 4, 30, 25)  # what is asked for most
@@ -19,18 +20,20 @@ PER_STEP = 0.1  # seconds, before one was timed: what a slow core takes
 def with_tables(
     profile: Profile,
     seconds: float,
-    tell: Callable[[], None] = lambda: None,
+    model: CountingModel | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Profile:
     """The profile with tables of 3 to 30 steps from pure noise, the usual numbers first.
 
     ``seconds`` is what its calibration took: the tables take at most SHARE of it, those that do not
     fit are left to their first use, and of a short calibration all are. They are the very tables
-    that a first use makes. ``tell()`` is called after each. Of several processes only the
-    first makes them: it is the one that saves.
+    that a first use makes. The progress of ``model`` hears of each. Of several processes only
+    the first makes them: it is the one that saves.
     """
     if seconds < LEAST_SECONDS or distributed.rank() > 0:
         return profile
+    if model is not None:
+        model.begin("making the tables of 3 to 30 steps")
     made, each, end = [], PER_STEP, clock() + SHARE * seconds
     for steps in STEPS:
         now = clock()
@@ -38,5 +41,6 @@ def with_tables(
             continue
         made.append(profile.table(steps))
         each = (clock() - now) / steps
-        tell()
+        if model is not None:
+            model.report_again()
     return replace(profile, tables=(*profile.tables, *made))
