@@ -34,7 +34,7 @@ from .scores import Scores
 
 BATCH = 32
 HELD_OUT, HELD_OUT_SEED = 256, 999
-NFE = (5, 6, 8, 4, 7, 10, 12, 15, 20)  # the most asked for first
+NFE = (5, 6, 8, 4, 7, 10, 12, 15, 20, 3, 30)  # the most asked for first
 # Peers are tried on a few samples, the best by either measure on more, the rest of them on all.
 ROUNDS = ((8, 10), (24, 3))  # (samples, how many stay by each measure)
 PATH = RESULTS / "few_step.json"
@@ -198,4 +198,6 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import sys
+
+    main(sys.argv[1:])

@@ -27,9 +27,9 @@ from .profile_jobs import BUDGETS, FEW, code, kept_as, load, part, save, usual, 
 from .references import STARTS
 
 USUAL, USUAL_COUNTS = "usual", (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40)
-COUNTS = (4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
+COUNTS = (3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30)
 PART_COUNTS = (3, 4, 6, 8)
-SHORT = 12  # evaluations of the runs that the report has one mean of
+SHORT = {"whole": (4, 12), "part": (3, 12)}  # evaluations of the runs that have a mean of their own
 
 
 def is_missing(key: str, again: bool) -> bool:
@@ -70,20 +70,19 @@ def report() -> None:
             ratio = f"{two[0]:.2f} / {two[1]:.2f}"
         rows.append([f"{name}, {run}", setting, *cells, ratio, str(job["noises"])])
     print(text_table(["run", "setting", "RMS / median", "expected", "to built-in", "noises"], rows))
-    rows = [[", ".join(key), *summary(runs)] for key, runs in ratios.items()]
-    measures = ["least", "most", "mean", f"to {SHORT}", f"beyond {SHORT}", "RMS", "median"]
+    rows = [[", ".join(key), *summary(runs, *SHORT[key[-1]])] for key, runs in ratios.items()]
+    measures = ["least", "most", "mean", "4 (part: 3) to 12", "beyond", "RMS", "median"]
     print(text_table(["to built-in, geometric means", *measures], rows))
 
 
-def summary(runs: Sequence[tuple[int, float, float]]) -> list[str]:
+def summary(runs: Sequence[tuple[int, float, float]], first: int, last: int) -> list[str]:
     """Of (evaluations, RMS, median) to the best built-in sampler: the least, the most, and the
-    geometric means of all, of runs up to SHORT and beyond, of the RMS and of the median alone.
+    geometric means of all, of runs from ``first`` to ``last``, beyond, of the RMS and of the
+    median alone.
     """
     rms, median = ([run[i] for run in runs] for i in (1, 2))
-    short, long = (
-        [x for run in runs if (run[0] <= SHORT) == is_short for x in run[1:]]
-        for is_short in (True, False)
-    )
+    short = [x for run in runs if first <= run[0] <= last for x in run[1:]]
+    long = [x for run in runs if run[0] > last for x in run[1:]]
     means = [_mean(values) for values in ([*rms, *median], short, long, rms, median)]
     return [f"{min(*rms, *median):.2f}", f"{max(*rms, *median):.2f}", *means]
 
