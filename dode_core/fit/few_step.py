@@ -54,9 +54,9 @@ def already_few_step(
     On the first 4 of the noises x (B, ...) at ``grid[0]``: the plain solver's distance to a
     DPM++ 2M teacher of 4 sub-steps a step against the distance between that teacher and one of 2.
     Where it is not larger for any of them, a teacher shows nothing that the plain solver lacks;
-    then the same is asked of teachers of 8 and 4: under guidance of 7 and more one of 2 is further
-    off than the plain solver on any model. Costs 7 runs of the grid on those samples, or 15. Fewer
-    noises than that tell nothing.
+    then the same is asked of teachers of 8 and 4: at cfg 7 and more one of 2 was further off than
+    the plain solver on an ordinary model (docs/trust.md). Costs 7 runs of the grid on those
+    samples, or 15. Fewer noises than that tell nothing.
     """
     count = SAMPLES
     if len(x) < count:

@@ -12,7 +12,7 @@ from .profile import Profile
 
 USUAL = (6, 10, 20, 15, 7, 4, 30, 25)  # what is asked for most
 STEPS = (*USUAL, *(n for n in range(3, 31) if n not in USUAL))
-SHARE = 0.05  # of the calibration's time, at most
+SHARE = 0.05  # of the calibration's time
 LEAST_SECONDS = 60.0  # that a calibration takes; on shorter ones nobody would wait for this
 PER_STEP = 0.1  # seconds, before one was timed: what a slow core takes
 
@@ -25,10 +25,10 @@ def with_tables(
 ) -> Profile:
     """The profile with tables of 3 to 30 steps from pure noise, the usual numbers first.
 
-    ``seconds`` is what its calibration took: the tables take at most SHARE of it, those that do not
-    fit are left to their first use, and of a short calibration all are. They are the very tables
-    that a first use makes. The progress of ``model`` hears of each. Of several processes only
-    the first makes them: it is the one that saves.
+    ``seconds`` is what its calibration took: tables are made while they should take no more than
+    SHARE of it. Those that do not fit, and all of a short calibration, are left to first use. They
+    are the very tables that a first use makes. The progress of ``model`` hears of each. Of several
+    processes only the first makes them: it is the one that saves.
     """
     if seconds < LEAST_SECONDS or distributed.rank() > 0:
         return profile
