@@ -70,8 +70,7 @@ def calibrate(
     do not end nearer than built-in rows on the same samples are left to those rows. One of a minute
     or more makes tables in advance, see :func:`.response.in_advance.with_tables`.
 
-    At most ``budget`` model evaluations per sample of x in all; the teacher takes %d of each that
-    it follows.
+    At most ``budget`` model evaluations per sample of x in all, of which the teacher takes %d.
     ``progress(done, total, denoised)`` is called after every model call; raising from it stops the
     calibration, and raising :class:`Enough` after the first student run ends it with what is known.
     Raises :class:`SigmasError` and :class:`CalibrationError`.

@@ -19,19 +19,26 @@ from .products import flat
 from .teacher import Teacher
 
 SAMPLES = 4
-SUB_STEPS = (2, 4, 8)  # of the teachers, the finest only where the others say that it jumps
+COARSE, FINE = 2, 4  # sub-steps of the two teachers
+FINEST = 8  # of the one that is asked besides, on one sample, where those say that it jumps
 FLOOR = 1e-4  # relative: below it both are rounding
+SENTENCE = (
+    "this model is already few-step; nothing to distil: the plain solver is {:.3g} from the "
+    "teacher, whose own spread is {:.3g}"
+)
 STEPS, SCHEDULE = 4, {"ve": "karras", "flow": "uniform"}
 
 
 def evaluations(steps: int, samples: int) -> int:
     """What :func:`already_few_step` costs at most on a grid of so many steps: evaluations."""
-    return SAMPLES * (1 + sum(SUB_STEPS)) * steps if samples >= SAMPLES else 0
+    return calls(steps, samples, 1)
 
 
 def calls(steps: int, samples: int, batch_size: int) -> int:
     """How often it asks the model at most for that, so many samples at a time."""
-    return evaluations(steps, samples) // SAMPLES * math.ceil(SAMPLES / batch_size)
+    if samples < SAMPLES:
+        return 0
+    return ((1 + COARSE + FINE) * math.ceil(SAMPLES / batch_size) + FINEST) * steps
 
 
 def few_step_grid(highest: float, lowest: float, parametrization: str) -> list[float]:
@@ -54,14 +61,13 @@ def already_few_step(
     On the first 4 of the noises x (B, ...) at ``grid[0]``: the plain solver's distance to a
     DPM++ 2M teacher of 4 sub-steps a step against the distance between that teacher and one of 2.
     Where it is not larger for any of them, a teacher shows nothing that the plain solver lacks;
-    then the same is asked of teachers of 8 and 4: at cfg 7 and more one of 2 was further off than
-    the plain solver on an ordinary model (docs/trust.md). Costs 7 runs of the grid on those
-    samples, or 15. Fewer noises than that tell nothing.
+    then the same is asked of teachers of 8 and 4, on the sample that was nearest to tell otherwise:
+    at cfg 7 and more one of 2 was further off than the plain solver on an ordinary model
+    (docs/trust.md). Costs 7 runs of the grid on those samples, and 8 on one. Fewer noises than that
+    tell nothing.
     """
-    count = SAMPLES
-    if len(x) < count:
+    if len(x) < SAMPLES:
         return ""
-    args = args_of(extra_args, slice(count), len(x))
     rows = frozenset(key for key, value in (extra_args or {}).items() if has_rows(value, len(x)))
     parts = InParts(model, rows)  # where memory holds no four samples at once
     parts.most = batch_size
@@ -69,23 +75,30 @@ def already_few_step(
     def in_parts(x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
         return parts(x, sigma, extra_args)
 
-    def final(stages: Any) -> Tensor:
-        state = State.begin(x[:count], args)
+    def final(stages: Any, some: slice = slice(SAMPLES)) -> Tensor:
+        state = State.begin(x[some], args_of(extra_args, some, len(x)))
         stages = plain(stages)
         begin_run(model, evaluated(stages))
         complete(in_parts, [state], stages, parametrization=parametrization)
         return flat(state.x)
 
     own = final(get_solver(solver).stages(grid, parametrization))
-    fine = final(Teacher("dpmpp_2m", SUB_STEPS[0]).stages(grid, parametrization))
-    for each in SUB_STEPS[1:]:
-        coarse, fine = fine, final(Teacher("dpmpp_2m", each).stages(grid, parametrization))
-        error, spread = (own - fine).norm(dim=1), (coarse - fine).norm(dim=1)
-        if not bool((error <= spread + FLOOR * fine.norm(dim=1)).all()):
-            return ""
-    size = fine.shape[1] ** 0.5
-    return (
-        "this model is already few-step; nothing to distil: the plain solver is "
-        f"{float(error.mean()) / size:.3g} from the teacher, whose own spread is "
-        f"{float(spread.mean()) / size:.3g}"
+    coarse, fine, finest = (
+        Teacher("dpmpp_2m", each).stages(grid, parametrization) for each in (COARSE, FINE, FINEST)
     )
+    after = final(fine)
+    error, spread = _apart(own, final(coarse), after)
+    least = int((error - spread).argmax())
+    one = slice(least, least + 1)
+    if float(error[least]) > float(spread[least]):
+        return ""
+    if bool(torch.gt(*_apart(own[one], after[one], final(finest, one)))):
+        return ""
+    means = [float(each.mean()) / own.shape[1] ** 0.5 for each in (error, spread)]
+    return SENTENCE.format(*means)
+
+
+def _apart(own: Tensor, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sample's distance to the finer teacher, and that of the coarser one, with rounding."""
+    floor = FLOOR * fine.norm(dim=1)
+    return (own - fine).norm(dim=1), (coarse - fine).norm(dim=1) + floor

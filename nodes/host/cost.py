@@ -43,6 +43,6 @@ def seconds_each(
 
 
 def sentence(count: int, seconds: float) -> str:
-    """ "at most 1,264 model evaluations, about 4 min here (one takes 0.18 s)"."""
+    """ "at most 1,168 model evaluations, about 4 min here (one takes 0.18 s)"."""
     whole = in_words(count * seconds)
     return f"at most {count:,} model evaluations, {whole} here (one takes {seconds:.2g} s)"
