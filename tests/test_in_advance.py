@@ -123,12 +123,15 @@ class Told:
     def __init__(self, enough_in: str = "") -> None:
         self.enough_in, self.phases = enough_in, [""]
         self.counts: list[tuple[int, int]] = []
+        self.making: list[tuple[int, int]] = []
 
     def begin(self, phase: str) -> None:
         self.phases.append(phase)
 
     def __call__(self, done: int, total: int, denoised: torch.Tensor) -> None:
         self.counts.append((done, total))
+        if "making the tables" in self.phases[-1]:
+            self.making.append((done, total))
         if self.enough_in and self.enough_in in self.phases[-1]:
             raise dode.Enough
 
@@ -153,6 +156,7 @@ def test_a_calibration_says_so_and_ends_with_them() -> None:
     found = calibrated(told)
     assert {6, 7} < set(steps_of(found)) and steps_of(found).count(8) == 1
     assert told.phases[-1] == "making the tables of 3 to 30 steps"
+    assert len(told.making) == 3 and all(done == total for done, total in told.making)
     dones = [done for done, _ in told.counts]
     assert dones == sorted(dones) and told.counts[-1][0] == told.counts[-1][1]
     assert {6, 7} < set(steps_of(calibrated()))

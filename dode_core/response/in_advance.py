@@ -33,6 +33,7 @@ def with_tables(
     if seconds < LEAST_SECONDS or distributed.rank() > 0:
         return profile
     if model is not None:
+        model.total = model.calls  # no more come, and nobody should wait for those not needed
         model.begin("making the tables of 3 to 30 steps")
     made, each, end = [], PER_STEP, clock() + SHARE * seconds
     for steps in STEPS:
