@@ -49,15 +49,13 @@ class Bench:
     def __init__(
         self,
         problem: Problem,
-        held_out: int = HELD_OUT,
-        reference: Tensor | None = None,
+        held_out: int,
+        reference: Tensor,
         batch: int = BATCH,
     ) -> None:
-        """``reference``: converged samples of the first noises, where they are known."""
+        """``reference``: converged samples of the first noises."""
         self.problem, self.model, self.batch = problem, problem.model, batch
         self.x, self.args = problem.noise(held_out, HELD_OUT_SEED)
-        if reference is None:
-            reference = self.ours(problem.fine_grid(), solver="heun")
         self.scores = Scores(reference, images=problem.weights.startswith("emoji"))
 
     @cached_property

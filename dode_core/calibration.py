@@ -67,10 +67,10 @@ def calibrate(
     belong to the samples. The last ``round(holdout * B)`` samples only measure; of the others half
     of B, at least %d, are learned from, evenly chosen. The rest pays for more runs of those; from a
     budget of %d on it measures as well, and more numbers of steps are measured. Measured runs that
-    do not end nearer than built-in rows on the same samples are left to those rows. One of a minute
-    or more makes tables in advance, see :func:`.response.in_advance.with_tables`.
+    do not end nearer than built-in rows on the same samples are left to those rows. Tables may be
+    made in advance: see :func:`.response.in_advance.with_tables`.
 
-    At most ``budget`` model evaluations per sample of x in all, of which the teacher takes %d.
+    At most ``budget`` model evaluations per sample of x in all, %d of each that is followed.
     ``progress(done, total, denoised)`` is called after every model call; raising from it stops the
     calibration, and raising :class:`Enough` after the first student run ends it with what is known.
     Raises :class:`SigmasError` and :class:`CalibrationError`.
@@ -85,15 +85,15 @@ def calibrate(
             f"A budget of {budget:g} evaluations per sample is too small; a calibration takes at "
             f"least {LEAST_BUDGET}."
         )
-    grid = (float(sigma_max), float(sigma_min), 0.0)
+    began, grid = time.monotonic(), (float(sigma_max), float(sigma_min), 0.0)
     given = Samples(x, extra_args, holdout, min(batch_size, SCOUTS))
     samples = _fewer(given, budget)
     session = Session(model, samples, grid, parametrization, progress)
     session.model.total = session.most_calls(budget * len(given) / len(samples))
-    calibrator = Calibrator(session, budget, len(given))
-    found = calibrator.profile()
+    found = Calibrator(session, budget, len(given)).profile()
     with suppress(Enough):
-        found = calibrator.in_advance(found)
+        if session.model.progress is progress:  # nobody had enough
+            found = with_tables(found, time.monotonic() - began, session.model)
         session.model.finish()
     return found
 
@@ -136,9 +136,7 @@ class Calibrator:
     session: Session
     budget: float  # evaluations per sample that was given
     given: int
-    began: float = field(default_factory=time.monotonic)
     looks: tuple[float, ...] = field(default=(), init=False)
-    enough: bool = field(default=False, init=False)
 
     def profile(self) -> Profile:
         session = self.session
@@ -153,19 +151,8 @@ class Calibrator:
         except Enough:
             if not self.fit.seen:
                 raise
-            self._stop()
+            session.model.progress = None
         return self._finish()
-
-    def in_advance(self, profile: Profile) -> Profile:
-        """The profile with the tables that a first use need not wait for; without them
-        where somebody had enough. Raises what progress raises.
-        """
-        if self.enough:
-            return profile
-        return with_tables(profile, time.monotonic() - self.began, self.session.model)
-
-    def _stop(self) -> None:
-        self.enough, self.session.model.progress = True, None
 
     def _observer(self, parts: list[int]) -> Observer:
         session = self.session
@@ -210,7 +197,7 @@ class Calibrator:
                 else:
                     tables.append(table)
         except Enough:
-            self._stop()
+            self.session.model.progress = None
         self.session.model.check_unchanged()
         profile = replace(self._profile(), measured=tuple(measured), tables=tuple(tables))
         return replace(profile, tables=(*tables, *map(profile.chosen, alone)))

@@ -73,6 +73,7 @@ def test_a_model_that_jumps_has_nothing_to_distil(kind: str) -> None:
         said = already_few_step(jumps, x, grid.tolist(), kind)
         assert "already few-step; nothing to distil" in said
         assert already_few_step(jumps, x[:3], grid.tolist(), kind) == ""
+        assert already_few_step(lambda x, *_, **__: x / 0, x, grid.tolist(), kind) == ""
 
 
 def test_guidance_makes_no_model_few_step() -> None:

@@ -244,25 +244,29 @@ def test_a_step_cache_is_refused(webui: Host) -> None:
     is_free(webui)
 
 
-def test_a_model_that_is_few_step_already(webui: Host) -> None:
+def jump(webui: Host) -> None:
+    """Give it a model that answers with one image whatever it is asked."""
     goal = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     webui.denoise = lambda x, sigma, prompt: goal.expand_as(x).clone()
+
+
+def test_a_model_that_is_few_step_already(webui: Host) -> None:
+    jump(webui)
     running = finished(request(samples=8))
     assert running.state == job.DONE, running.error
     assert "already few-step; nothing to distil" in " ".join(running.result.summary())
 
 
 @pytest.mark.parametrize("batch_size", [2, 4])
-@pytest.mark.parametrize("few_step", [False, True])
+@pytest.mark.parametrize("jumps", [False, True])
 def test_the_first_look_is_seen(
-    webui: Host, monkeypatch: pytest.MonkeyPatch, batch_size: int, few_step: bool
+    webui: Host, monkeypatch: pytest.MonkeyPatch, batch_size: int, jumps: bool
 ) -> None:
     """It is long at many steps: the bar moves with every call, and to its end where all are made:
     a model that seems to be few-step is looked at twice.
     """
-    if few_step:
-        goal = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-        webui.denoise = lambda x, sigma, prompt: goal.expand_as(x).clone()
+    if jumps:
+        jump(webui)
     seen: list[tuple[int, int]] = []
     update = job.Clock.update
 
@@ -276,7 +280,7 @@ def test_the_first_look_is_seen(
     assert finished(request(steps=(6,), batch_size=batch_size)).state == job.DONE
     assert [done for done, _ in seen] == list(range(len(seen)))
     first, again = 7 * 6 * 4 // batch_size, 8 * 6
-    assert len(seen) == EVALUATIONS + first + few_step * again
+    assert len(seen) == EVALUATIONS + first + jumps * again
     assert {total for _, total in seen} == {EVALUATIONS + first + again}, "at most"
 
 

@@ -90,9 +90,9 @@ def already_few_step(
     error, spread = _apart(own, final(coarse), after)
     least = int((error - spread).argmax())
     one = slice(least, least + 1)
-    if float(error[least]) > float(spread[least]):
+    if not error[least] <= spread[least]:  # also where one is not finite
         return ""
-    if bool(torch.gt(*_apart(own[one], after[one], final(finest, one)))):
+    if not torch.le(*_apart(own[one], after[one], final(finest, one))):
         return ""
     means = [float(each.mean()) / own.shape[1] ** 0.5 for each in (error, spread)]
     return SENTENCE.format(*means)
